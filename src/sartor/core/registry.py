@@ -1,0 +1,132 @@
+"""The registry: which methods exist, what each is and where it is found. Explicit, lazy, and
+without duplicates.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from sartor.core.errors import RecipeError, nearest
+
+__all__ = ["Method", "attribute", "find", "methods", "moves"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of ``sartor methods``.
+
+    Attributes:
+        slug: stable id.
+        role: package that holds it.
+        summary: one line.
+        source: the published work, or who provides it.
+        verb: ``module:name`` of its main function or class.
+        move: ``module:name`` of its adaptor in ``fit``; empty if it has none.
+        reproduce: ``module`` of its evidence; empty if it is not a published system of the line.
+    """
+
+    slug: str
+    role: str
+    summary: str
+    source: str
+    verb: str
+    move: str = ""
+    reproduce: str = ""
+
+
+_BUILT_IN = (
+    Method(
+        slug="anchor",
+        role="moves",
+        summary="take one model of the family as it is",
+        source="sartor",
+        verb="sartor.moves.anchor:AnchorMove",
+        move="sartor.moves.anchor:AnchorMove",
+    ),
+    Method(
+        slug="sn-net",
+        role="stitch",
+        summary="stitch a family of pretrained models into one elastic network",
+        source="Pan, Cai, Zhuang, CVPR 2023, arXiv 2302.06586",
+        verb="sartor.stitch.sn_net:StitchableNetwork",
+        move="sartor.moves.stitch:StitchMove",
+        reproduce="sartor.reproduce.sn_net",
+    ),
+    Method(
+        slug="prune",
+        role="compress",
+        summary="remove whole heads, channels and hidden units inside blocks",
+        source="Fang et al., CVPR 2023, arXiv 2301.12900, through torch-pruning",
+        verb="sartor.compress.prune:prune_",
+        move="sartor.moves.prune:PruneMove",
+    ),
+    Method(
+        slug="int8-dynamic",
+        role="compress",
+        summary="8-bit weights and, at run time, 8-bit activations, in ONNX Runtime",
+        source="ONNX Runtime",
+        verb="sartor.compress.int8:quantize_dynamic",
+        move="sartor.moves.int8:DynamicInt8Move",
+    ),
+    Method(
+        slug="int8-static",
+        role="compress",
+        summary="8-bit weights and activations with calibrated ranges, in ONNX Runtime",
+        source="ONNX Runtime",
+        verb="sartor.compress.int8:quantize_static",
+        move="sartor.moves.int8:StaticInt8Move",
+    ),
+)
+
+
+def methods(pattern: str = "*") -> tuple[Method, ...]:
+    """List methods whose slug or role matches a wildcard, built-in ones first, then those of
+    installed plug-ins.
+
+    Third-party packages add methods under the entry-point group ``sartor.methods``; each entry is a
+    :class:`Method`.
+
+    Raises:
+        RecipeError: two methods have the same slug.
+    """
+    rows = [*_BUILT_IN, *(entry.load() for entry in entry_points(group="sartor.methods"))]
+    slugs = [row.slug for row in rows]
+    repeated = sorted({slug for slug in slugs if slugs.count(slug) > 1})
+    if repeated:
+        raise RecipeError(
+            f"Two methods are called {repeated[0]!r}; uninstall the plug-in that repeats it."
+        )
+    return tuple(
+        row
+        for row in rows
+        if fnmatch.fnmatch(row.slug, pattern) or fnmatch.fnmatch(row.role, pattern)
+    )
+
+
+def find(slug: str) -> Method:
+    """Return one method.
+
+    Raises:
+        RecipeError: there is none of that name; the nearest are named.
+    """
+    table = {row.slug: row for row in methods()}
+    if slug not in table:
+        raise RecipeError(f"There is no method {slug!r}; {nearest(slug, table)}")
+    return table[slug]
+
+
+def moves() -> dict[str, Method]:
+    """The methods that compose in ``fit``, by slug."""
+    return {row.slug: row for row in methods() if row.move}
+
+
+def attribute(path: str) -> Any:
+    """Import ``module:name``, a path that sartor or an installed plug-in wrote; never one from a
+    file.
+    """
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,98 @@
+"""Tasks: data, loss and metric that a family of models shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sartor.core.errors import DataError
+
+__all__ = ["Task", "accuracy", "classify"]
+
+
+def classify(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy, mean over the batch: logits (B, K), targets (B,) -> ()."""
+    return F.cross_entropy(logits, targets)
+
+
+@torch.no_grad()
+def accuracy(model: Callable[[Tensor], Tensor], batches: Iterable[Any]) -> float:
+    """Share of inputs whose highest logit is the label; the model is called as it is, in its own
+    mode.
+
+    Args:
+        model: maps (B, ...) to logits (B, K).
+        batches: pairs of inputs (B, ...) and labels (B,).
+
+    Raises:
+        DataError: there is not one batch.
+    """
+    correct = seen = 0
+    device = _device(model)
+    for inputs, targets in batches:
+        predicted = model(inputs.to(device)).argmax(dim=1).cpu()  # (B,)
+        correct += int((predicted == targets.cpu()).sum())
+        seen += len(targets)
+    if not seen:
+        raise DataError("The data to evaluate on is empty; give at least one batch.")
+    return correct / seen
+
+
+def _device(model: Callable[[Tensor], Tensor]) -> torch.device:
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return first.device if first is not None else torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What the models are to do.
+
+    Attributes:
+        name: shown in reports.
+        train: batches of (inputs, targets) to train on; iterated once an epoch.
+        selection: batches held out of the training data, on which the planner makes every choice.
+        validation: batches on which accuracy is reported; no choice of the planner reads them.
+        example: inputs (1, ...) of the shape that the models take; only shape and dtype matter.
+        num_classes: width of the logits, or ``None`` where the outputs are something else.
+        loss: (outputs, targets) -> scalar.
+        evaluate: (model, batches) -> quality, higher is better, in [0, 1] for accuracy.
+        metric: name of what ``evaluate`` returns.
+        classes: names of the classes, if they have any.
+    """
+
+    name: str
+    train: Iterable[Any]
+    selection: Iterable[Any]
+    validation: Iterable[Any]
+    example: Tensor
+    num_classes: int | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = classify
+    evaluate: Callable[[Any, Iterable[Any]], float] = accuracy
+    metric: str = "accuracy"
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return tuple(self.example.shape[1:])
+
+    def batch(self, size: int) -> Tensor:
+        """Inputs (size, ...) taken from the training data, for calibration and initialisation;
+        never augmented twice.
+        """
+        taken: list[Tensor] = []
+        for inputs, _ in self.train:
+            taken.append(inputs[: size - sum(map(len, taken))])
+            if sum(map(len, taken)) >= size:
+                break
+        if not taken:
+            raise DataError(
+                f"The training data of {self.name!r} is empty; give at least one batch."
+            )
+        return torch.cat(taken)
