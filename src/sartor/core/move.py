@@ -29,14 +29,20 @@ class MoveReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveContext:
-    """What a move may use: the task, the target, a folder of its own and a short training that
-    recovers accuracy.
+    """What a move may use.
+
+    Attributes:
+        task: for calibration data.
+        target: where the result will run.
+        folder: the result's own; files left here belong to it.
+        deployed: the file that the unchanged model is deployed as, where there is one.
+        recover: trains a model briefly, in place, against the teacher.
     """
 
     task: Task
     target: Target
     folder: Path
-    seed: int
+    deployed: Path | None
     recover: Callable[[nn.Module], None]
 
 

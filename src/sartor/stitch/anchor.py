@@ -1,0 +1,278 @@
+"""Anchors: a pretrained model cut into embedding, blocks by stage, and head, without copying its
+forward.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.core.errors import FamilyError
+from sartor.core.family import Member, Split
+from sartor.core.modes import eval_mode
+
+__all__ = ["Anchor", "Stage", "find_anchor"]
+
+_CONTAINERS = (("blocks",), ("layers",), ("stages",), ("layer1", "layer2", "layer3", "layer4"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks between which stitches may lie, and what runs before the first of them
+    (downsampling).
+    """
+
+    enter: tuple[nn.Module, ...]
+    blocks: tuple[nn.Module, ...]
+    leave: tuple[nn.Module, ...] = ()
+
+
+class Anchor(nn.Module):
+    """A model as ``embed``, ``stages`` and ``head``; run in that order it equals the model bit for
+    bit.
+
+    Attributes:
+        name: the member's name.
+        layout: where the channels of a feature are: ``"last"`` for tokens (B, N, C) and maps (B, H,
+            W, C), ``"first"`` for maps (B, C, H, W).
+    """
+
+    def __init__(
+        self, name: str, layout: str, embed: nn.Module, stages: Sequence[Stage], head: nn.Module
+    ) -> None:
+        super().__init__()
+        self.name, self.layout = name, layout
+        self.embed, self.head = embed, head
+        self.enter = nn.ModuleList(nn.Sequential(*stage.enter) for stage in stages)
+        self.stages = nn.ModuleList(nn.ModuleList(stage.blocks) for stage in stages)
+        self.leave = nn.ModuleList(nn.Sequential(*stage.leave) for stage in stages)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Number of blocks in each stage."""
+        return tuple(len(stage) for stage in self.stages)  # type: ignore[arg-type]
+
+    def until(self, stage: int, block: int) -> list[nn.Module]:
+        """Modules from the input up to and including ``block`` of ``stage``."""
+        modules = [self.embed]
+        for index in range(stage):
+            modules += [*self.enter[index], *self.stages[index], *self.leave[index]]
+        return [*modules, *self.enter[stage], *list(self.stages[stage])[: block + 1]]
+
+    def after(self, stage: int, block: int) -> list[nn.Module]:
+        """Modules from ``block`` of ``stage`` to the logits, without what enters that stage."""
+        modules = [*list(self.stages[stage])[block:], *self.leave[stage]]
+        for index in range(stage + 1, len(self.stages)):
+            modules += [*self.enter[index], *self.stages[index], *self.leave[index]]
+        return [*modules, self.head]
+
+    def whole(self) -> list[nn.Module]:
+        """Every module, in order."""
+        return self.until(0, -1) + self.after(0, 0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, ...) -> logits (B, K)."""
+        for module in self.whole():
+            inputs = module(inputs)
+        return inputs
+
+
+class _Embedding(nn.Module):
+    """A model with its blocks, and all that follows them, taken out: inputs -> what the first block
+    takes.
+    """
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.model, self.method = model, method
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        embedded: Tensor = getattr(self.model, self.method)(inputs)
+        return embedded
+
+
+class _Head(nn.Module):
+    """What follows the last block: modules, then a method of the model."""
+
+    def __init__(self, tail: Sequence[nn.Module], model: nn.Module, method: str) -> None:
+        super().__init__()
+        self.tail, self.model, self.method = nn.Sequential(*tail), model, method
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = getattr(self.model, self.method)(self.tail(features))
+        return logits
+
+
+def find_anchor(member: Member, example: Tensor) -> Anchor:
+    """Cut a model into an anchor and check that nothing was lost.
+
+    Args:
+        member: its ``split`` says where to cut; without one, timm's accessors are used
+            (``forward_features``, ``forward_head`` and the module lists ``blocks``, ``layers``,
+            ``stages`` or ``layer1`` to ``layer4``).
+        example: inputs (B, ...) that the model takes.
+
+    Returns:
+        An anchor that shares its modules with the model.
+
+    Raises:
+        FamilyError: no blocks are found, or running them one by one gives other outputs than the
+            model.
+    """
+    model = member.model
+    anchor = _by_split(member, member.split) if member.split else _by_accessors(member, example)
+    reason = "it gives other outputs when its blocks run one by one"
+    try:
+        with eval_mode(model, anchor), torch.no_grad():
+            same = torch.equal(anchor(example), model(example))
+    except Exception as error:
+        same, reason = False, f"its blocks do not run one by one ({_first_line(error)})"
+    if not same:
+        raise FamilyError(
+            f"The model {member.name!r} cannot be stitched: {reason}; "
+            "name its embedding, blocks and head with Split(blocks=..., embed=..., head=...)."
+        )
+    return anchor
+
+
+def _by_accessors(member: Member, example: Tensor) -> Anchor:
+    model: Any = member.model
+    children = dict(model.named_children())
+    names = next((names for names in _CONTAINERS if set(names) <= set(children)), None)
+    if names is None or not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise FamilyError(
+            f"The model {member.name!r} ({type(model).__name__}) has no blocks that timm's "
+            "accessors show; "
+            "name them with Split(blocks=..., head=...)."
+        )
+    order = list(children)
+    later = order[order.index(names[-1]) + 1 :]
+    tail = _called(model, "forward_features", example, later)
+    embed = _without(
+        model, {**{n: nn.Sequential() for n in names}, **{n: nn.Identity() for n in later}}
+    )
+    head = _without(
+        model, {n: nn.Identity() for n in order if n not in later or n in tail}, bare=True
+    )
+    containers = [children[name] for name in names]
+    return Anchor(
+        member.name,
+        "first" if _is_channels_first(model) else "last",
+        _Embedding(embed, "forward_features"),
+        _stages(containers),
+        _Head([children[name] for name in tail], head, "forward_head"),
+    )
+
+
+def _by_split(member: Member, split: Split) -> Anchor:
+    model = member.model
+    containers = [_child(member, name) for name in split.blocks]
+    if split.embed:
+        embed = _child(member, split.embed)
+    else:
+        outer = {n.split(".")[0]: nn.Sequential() for n in split.blocks}
+        embed = _Embedding(
+            _without(model, {**outer, **{n: nn.Identity() for n in split.head}}), "forward"
+        )
+    head = nn.Sequential(*(_child(member, name) for name in split.head))
+    return Anchor(
+        member.name,
+        "first" if _is_channels_first(model) else "last",
+        embed,
+        _stages(containers),
+        head,
+    )
+
+
+def _child(member: Member, name: str) -> nn.Module:
+    """The submodule of that dotted name, or a view of the model that runs its method of that
+    name.
+    """
+    modules = dict(member.model.named_modules())
+    if name in modules:
+        return modules[name]
+    if "." not in name and callable(getattr(member.model, name, None)):
+        return _Embedding(member.model, name)
+    raise FamilyError(
+        f"The model {member.name!r} has no module or method {name!r}; its parts are "
+        f"{', '.join(n for n, _ in member.model.named_children())}."
+    )
+
+
+def _stages(containers: Sequence[nn.Module]) -> list[Stage]:
+    """One stage for each sequence of blocks: nested lists are stages, a flat list is one stage."""
+    if len(containers) > 1:
+        return [_stage(container) for container in containers]
+    entries = list(containers[0].children())
+    if entries and all(_is_stage(entry) for entry in entries):
+        return [_stage(entry) for entry in entries]
+    return [Stage((), tuple(entries))]
+
+
+def _is_stage(module: nn.Module) -> bool:
+    inner = module if isinstance(module, _LISTS) else getattr(module, "blocks", None)
+    return isinstance(inner, _LISTS)
+
+
+_LISTS = (nn.Sequential, nn.ModuleList)
+
+
+def _stage(module: nn.Module) -> Stage:
+    if isinstance(module, _LISTS):
+        return Stage((), tuple(module))
+    names = [name for name, _ in module.named_children()]
+    at, children = names.index("blocks"), list(module.children())
+    return Stage(tuple(children[:at]), tuple(children[at].children()), tuple(children[at + 1 :]))
+
+
+def _is_channels_first(model: nn.Module) -> bool:
+    layout = str(getattr(model, "output_fmt", "")) or (
+        "NCHW" if _has_convolutional_blocks(model) else "NLC"
+    )
+    return layout.endswith("NCHW")
+
+
+def _has_convolutional_blocks(model: nn.Module) -> bool:
+    kinds = [type(module) for module in model.modules()]
+    return kinds.count(nn.Conv2d) > kinds.count(nn.Linear)
+
+
+def _called(model: nn.Module, method: str, example: Tensor, names: Iterable[str]) -> list[str]:
+    """Which children of those names a method runs, in order."""
+    called: list[str] = []
+    hooks = [
+        getattr(model, name).register_forward_hook(lambda *_, name=name: called.append(name))
+        for name in names
+    ]
+    try:
+        with eval_mode(model), torch.no_grad():
+            getattr(model, method)(example)
+    except Exception as error:
+        raise FamilyError(
+            f"The model {type(model).__name__} does not take inputs {tuple(example.shape)} "
+            f"({_first_line(error)}); give models and data of one input size."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
+def _without(model: nn.Module, replaced: dict[str, nn.Module], *, bare: bool = False) -> nn.Module:
+    """A view of a model that shares its parts, but for some children; ``bare`` also lacks its own
+    parameters.
+    """
+    view = copy.copy(model)
+    view._modules = {**model._modules, **replaced}
+    view._parameters = {} if bare else dict(model._parameters)
+    view._buffers = {} if bare else dict(model._buffers)
+    return view
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,115 @@
+"""Checkpoints of a training: tensors as safetensors, the rest as JSON, whole or absent, no
+pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sartor.core.errors import ArtifactError
+from sartor.core.files import atomic_path, read_json, sha256, write_json
+
+__all__ = ["load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors"]
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, atomically; tensors that share memory are stored apart."""
+    with atomic_path(path) as temporary:
+        save_file(
+            {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()},
+            temporary,
+        )
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{path} is not a readable safetensors file ({error}); restore it or fit again."
+        ) from error
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> None:
+    """Write the state of a training; the previous one stays until the new one is whole.
+
+    Args:
+        folder: holds ``<epoch>.safetensors`` and ``checkpoint.json``, which names it with its
+            checksum.
+        model: its ``state_dict`` is kept.
+        optimizer: likewise.
+        progress: JSON-ready; must have ``epoch``.
+    """
+    state = optimizer.state_dict()
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                plain.setdefault(str(index), {})[key] = value
+    path = folder / f"{progress['epoch']}.safetensors"
+    save_tensors(tensors, path)
+    groups = [dict(group) for group in state["param_groups"]]
+    record = {"file": path.name, "sha256": sha256(path), "progress": dict(progress)}
+    write_json(
+        folder / "checkpoint.json", {**record, "optimizer": {"groups": groups, "plain": plain}}
+    )
+    for old in folder.glob("*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Any] | None:
+    """Put the state of a training back.
+
+    Returns:
+        The progress that was saved, or ``None`` if there is no checkpoint.
+
+    Raises:
+        ArtifactError: it is damaged, or belongs to another model.
+    """
+    if not (folder / "checkpoint.json").exists():
+        return None
+    record = read_json(folder / "checkpoint.json")
+    try:
+        path = folder / Path(record["file"]).name
+        digest, saved, progress = record["sha256"], record["optimizer"], record["progress"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder}/checkpoint.json is not a checkpoint; start without --resume."
+        ) from error
+    if not path.exists() or sha256(path) != digest:
+        raise ArtifactError(f"{path} was changed since it was written; start without --resume.")
+    tensors = load_tensors(path)
+    try:
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"The checkpoint in {folder} is of another model; start without --resume."
+        ) from error
+    if optimizer is not None:
+        state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in saved["plain"].items()}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+    return dict(progress)
