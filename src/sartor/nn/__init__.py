@@ -1,0 +1,17 @@
+"""Architectures: families from names, factories and checkpoints; sources from which they are built
+again.
+"""
+
+from sartor.nn.check import check_family
+from sartor.nn.load import PreferredInput, load_family, preferred_input
+from sartor.nn.sources import build
+from sartor.nn.tiny_vit import tiny_vit
+
+__all__ = [
+    "PreferredInput",
+    "build",
+    "check_family",
+    "load_family",
+    "preferred_input",
+    "tiny_vit",
+]
