@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Constraint:
         """
         bound, value = self.absolute(reference), values[self.field]
         gap = bound - value if QUANTITIES[self.quantity][1] == ">=" else value - bound
-        return gap / abs(bound)
+        return gap / (abs(bound) or 1.0)  # a bound of 0: a share of an anchor that counts 0
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,10 @@ def _constraint(text: str) -> Constraint:
         raise BudgetError(
             f"The budget {text!r} bounds {quantity} by {number!r}, which is no number."
         ) from error
-    if limit <= 0 or (quantity == "accuracy" and limit > 1):
+    if not 0 < limit < math.inf or (quantity == "accuracy" and limit > 1):
         raise BudgetError(
-            f"The budget {text!r} is out of range: accuracy lies in (0, 1], costs are above 0."
+            f"The budget {text!r} is out of range: accuracy lies in (0, 1], costs are finite and "
+            "above 0."
         )
     return Constraint(
         quantity=quantity,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from sartor.core.errors import FamilyError
+from sartor.core.schema import check_keys
 
 __all__ = ["Family", "Member", "Split"]
 
@@ -33,8 +34,9 @@ class Split:
         return {"blocks": list(self.blocks), "embed": self.embed, "head": list(self.head)}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Split:
+    def from_dict(cls, value: Any) -> Split:
         """Inverse of :meth:`to_dict`."""
+        check_keys(value, "The recipe's split", {"blocks": list, "embed": str, "head": list}, {})
         return cls(blocks=tuple(value["blocks"]), embed=value["embed"], head=tuple(value["head"]))
 
 

@@ -54,18 +54,26 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        ArtifactError: the file is missing or is not JSON.
+        ArtifactError: the file is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{path} does not exist; give the folder that `sartor fit` wrote."
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); give the folder that `sartor fit` wrote."
+        ) from error
+    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON are ValueErrors
         raise ArtifactError(
             f"{path} is not valid JSON ({error}); restore it or fit again."
         ) from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def sha256(path: Path) -> str:
@@ -95,7 +103,7 @@ def check_writable(folder: Path, needed_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / ".write-check") as probe:
             probe.write_bytes(b"x")
-        (folder / ".write-check").unlink()
+        (folder / ".write-check").unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(
             f"The output folder {folder} cannot be written ({error.strerror}); choose another one "

@@ -31,6 +31,7 @@ _KEYS: Shape = {
     "anchors": list,
     "points": list,
     "others": list,
+    "notes": list,
     "seconds": (int, float),
     "complete": bool,
     "sha256": str,
@@ -45,7 +46,7 @@ def non_dominated(points: Sequence[Point], costs: Sequence[str]) -> list[Point]:
         The kept points, cheapest first.
     """
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (*(-p.accuracy,), *(p.values[c] for c in costs))):
+    for point in sorted(points, key=lambda p: (-p.accuracy, *(p.values[c] for c in costs))):
         if not any(all(k.values[c] <= point.values[c] for c in costs) for k in kept):
             kept.append(point)
     return sorted(kept, key=lambda p: [p.values[c] for c in costs])
@@ -63,6 +64,8 @@ class Frontier:
         costs: fields of a point by which it is judged beside accuracy; the first one orders the
             frontier.
         budget: what was asked for.
+        notes: sentences that a reader of the report should see: moves that failed or were given up,
+            data left out.
         complete: whether the run reached its end.
     """
 
@@ -75,6 +78,7 @@ class Frontier:
     budget: Budget = field(default_factory=Budget)
     environment: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
     complete: bool = True
 
@@ -94,7 +98,13 @@ class Frontier:
 
     @property
     def reference(self) -> dict[str, float]:
-        """The largest anchor's numbers, to which budgets in ``%`` refer."""
+        """The largest anchor's numbers, to which budgets in ``%`` refer.
+
+        Raises:
+            ArtifactError: the frontier has no anchor.
+        """
+        if not self.anchors:
+            raise ArtifactError("The frontier has no anchor to compare with; fit again.")
         return self.anchors[-1].values
 
     def best(self, budget: str | Budget | None = None) -> Point:
@@ -155,6 +165,7 @@ class Frontier:
             "anchors": [p.to_dict() for p in self.anchors],
             "points": [p.to_dict() for p in self.points],
             "others": [p.to_dict() for p in self.others],
+            "notes": list(self.notes),
             "seconds": self.seconds,
             "complete": self.complete,
         }
@@ -189,17 +200,21 @@ class Frontier:
             )
         folder = path.parent / "points"
         points: dict[str, Any] = {
-            part: tuple(
-                Point.from_dict(p, folder / p["id"] if p.get("files") else None)
-                for p in value[part]
-            )
+            part: tuple(Point.from_dict(p, folder) for p in value[part])
             for part in ("anchors", "points", "others")
         }
         plain = {
             key: value[key] for key in ("task", "environment", "settings", "seconds", "complete")
         }
         target, budget = Target.from_dict(value["target"]), Budget.parse(value["budget"])
-        return cls(**plain, **points, target=target, budget=budget, costs=tuple(value["costs"]))
+        return cls(
+            **plain,
+            **points,
+            target=target,
+            budget=budget,
+            costs=tuple(value["costs"]),
+            notes=tuple(value["notes"]),
+        )
 
 
 def _digest(body: Mapping[str, Any]) -> str:

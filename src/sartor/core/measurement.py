@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sartor.core.schema import Shape, check_keys
+
 __all__ = ["Latency", "Measurement"]
+
+_REQUIRED: Shape = {
+    **dict.fromkeys(("latency_ms", "latency_iqr_ms"), (int, float)),
+    **dict.fromkeys(("warmup", "repeats", "flops", "params", "size_bytes"), int),
+}
+_OPTIONAL: Shape = {"peak_memory_bytes": (int, type(None))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,7 @@ class Measurement:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Measurement:
+    def from_dict(cls, value: Any) -> Measurement:
         """Inverse of :meth:`to_dict`."""
+        check_keys(value, "The measurement", _REQUIRED, _OPTIONAL)
         return cls(**value)

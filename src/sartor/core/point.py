@@ -131,9 +131,23 @@ class Point:
         }
 
     @classmethod
-    def from_dict(cls, value: Any, folder: Path | None = None) -> Point:
-        """Inverse of :meth:`to_dict`."""
+    def from_dict(cls, value: Any, points: Path | None = None) -> Point:
+        """Inverse of :meth:`to_dict`.
+
+        Args:
+            value: JSON fields.
+            points: folder in which a point with files has a folder of its own.
+
+        Raises:
+            RecipeError: keys or types are not those of a point.
+            ArtifactError: the id cannot name a folder.
+        """
         check_keys(value, "The frontier's point", _REQUIRED, _OPTIONAL)
+        if value["id"] in ("", ".", "..") or Path(value["id"]).name != value["id"]:
+            raise ArtifactError(
+                f"The point {value['id']!r} has an id that cannot name a folder; fit again."
+            )
+        folder = points / value["id"] if points and value.get("files") else None
         measurement, recipe = (
             Measurement.from_dict(value["measurement"]),
             Recipe.from_dict(value["recipe"]),

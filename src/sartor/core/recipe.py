@@ -40,8 +40,9 @@ class Recipe:
     """The family that a model comes from and the moves that were applied, in order.
 
     Example:
-        >>> recipe = Recipe(base=({"name": "a", "source": {"kind": "module"}, "split": None},),
-        steps=(Step(move="anchor"),)) >>> Recipe.from_dict(recipe.to_dict()) == recipe
+        >>> base = {"name": "a", "source": {"kind": "module"}, "split": None}
+        >>> recipe = Recipe(base=(base,), steps=(Step(move="anchor"),))
+        >>> Recipe.from_dict(recipe.to_dict()) == recipe
         True
     """
 

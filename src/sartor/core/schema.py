@@ -35,10 +35,14 @@ def check_keys(value: Any, what: str, required: Shape, optional: Shape) -> None:
     for key, kind in legal.items():
         if key in required and key not in value:
             raise RecipeError(f"{what} lacks the key {key!r}; restore the file or fit again.")
-        if key in value and (
-            not isinstance(value[key], kind) or (isinstance(value[key], bool) and kind is int)
-        ):
+        if key in value and not _fits(value[key], kind):
             raise RecipeError(
                 f"{what} has a {type(value[key]).__name__} at {key!r}; restore the file or fit "
                 "again."
             )
+
+
+def _fits(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether the type is right; Python's bool is an int, JSON's is not."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sartor.core.errors import TargetError, nearest
+from sartor.core.schema import check_keys
 
 __all__ = ["TARGETS", "Target"]
 
@@ -55,7 +55,11 @@ class Target:
         if isinstance(text, str):
             device, _, runtime = text.partition("/")
             text = cls(device=device, runtime=runtime)
-        return replace(text, threads=threads or text.threads, batch=batch or text.batch)
+        return replace(
+            text,
+            threads=text.threads if threads is None else threads,
+            batch=text.batch if batch is None else batch,
+        )
 
     @property
     def name(self) -> str:
@@ -67,8 +71,10 @@ class Target:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Target:
+    def from_dict(cls, value: Any) -> Target:
         """Inverse of :meth:`to_dict`."""
+        words, counts = dict.fromkeys(("device", "runtime"), str), ("threads", "batch")
+        check_keys(value, "The target", {**words, **dict.fromkeys(counts, int)}, {})
         return cls(**value)
 
     def __str__(self) -> str:

@@ -86,9 +86,10 @@ def variants(
     """
     proposed = []
     for slug, method in moves().items():
+        if slug not in allowed or slug in applied:
+            continue
         kind = attribute(method.move)
-        fits = applied[-1] in kind.after and runtime in kind.runtimes
-        if slug not in allowed or slug in applied or not fits:
+        if applied[-1] not in kind.after or runtime not in kind.runtimes:
             continue
         if slug == "prune":
             proposed += [

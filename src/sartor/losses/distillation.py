@@ -6,6 +6,8 @@ Source: Hinton, Vinyals, Dean, 2015, arXiv 1503.02531 (soft); Touvron et al., De
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,8 +61,9 @@ def distillation_loss(
     alpha: float = 0.5,
     mode: str = "hard",
     temperature: float = 1.0,
+    label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Tensor:
-    """(1 - alpha) * cross entropy with the labels + alpha * a loss against the teacher.
+    """(1 - alpha) * loss of the labels + alpha * a loss against the teacher.
 
     Args:
         logits: the student's (B, K).
@@ -70,6 +73,7 @@ def distillation_loss(
         mode: ``hard`` takes the teacher's highest class as a second label (SN-Net, DeiT); ``soft``
             is :func:`kd_loss`.
         temperature: of the soft loss.
+        label_loss: (logits, labels) -> scalar; default: cross entropy.
 
     Raises:
         TrainingError: a setting is out of range.
@@ -83,4 +87,4 @@ def distillation_loss(
         second = F.cross_entropy(logits, teacher_logits.argmax(dim=1))
     else:
         second = kd_loss(logits, teacher_logits, temperature)
-    return (1 - alpha) * F.cross_entropy(logits, labels) + alpha * second
+    return (1 - alpha) * label_loss(logits, labels) + alpha * second

@@ -30,7 +30,7 @@ def describe_base(family: Family) -> tuple[dict[str, Any], ...]:
 
 def replay(
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     *,
     family: Family | None = None,
     factories: Iterable[str] = (),
@@ -39,7 +39,8 @@ def replay(
 
     Args:
         recipe: how it was made.
-        folder: holds ``model.safetensors``, or the deployed file if the last move makes one.
+        folder: holds ``model.safetensors``, or the deployed file if the last move makes one;
+            ``None`` leaves the weights random.
         family: the models it was made from, where they exist in Python alone.
         factories: ``package.module:function`` names that may be imported.
 
@@ -62,7 +63,9 @@ def replay(
     model: Any = family or _family(recipe, factories)
     with torch.random.fork_rng():
         for kind, step in zip(kinds, recipe.steps, strict=True):
-            model = kind.rebuild(model, step, folder)
+            model = kind.rebuild(model, step, folder or Path())
+    if folder is None:
+        return _eval(model)
     try:
         model.load_state_dict(load_tensors(folder / "model.safetensors"))
     except RuntimeError as error:
@@ -71,8 +74,11 @@ def replay(
             f"The weights in {folder} do not fit the recipe ({''.join(detail).strip()[:120]}); "
             "fit again."
         ) from error
-    eager: nn.Module = model.eval()
-    return eager
+    return _eval(model)
+
+
+def _eval(model: nn.Module) -> nn.Module:
+    return model.eval()
 
 
 def _move(step: Step) -> type[Move]:

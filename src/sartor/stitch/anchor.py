@@ -18,6 +18,8 @@ from sartor.core.modes import eval_mode
 
 __all__ = ["Anchor", "Stage", "find_anchor"]
 
+#: the parts of a route that was extracted from a stitched net
+_OWN = Split(blocks=("blocks",), embed="embed", head=("head",))
 _CONTAINERS = (("blocks",), ("layers",), ("stages",), ("layer1", "layer2", "layer3", "layer4"))
 
 
@@ -125,7 +127,8 @@ def find_anchor(member: Member, example: Tensor) -> Anchor:
             model.
     """
     model = member.model
-    anchor = _by_split(member, member.split) if member.split else _by_accessors(member, example)
+    split = member.split or (_OWN if _is_route(model) else None)
+    anchor = _by_split(member, split) if split else _by_accessors(member, example)
     reason = "it gives other outputs when its blocks run one by one"
     try:
         with eval_mode(model, anchor), torch.no_grad():
@@ -138,6 +141,10 @@ def find_anchor(member: Member, example: Tensor) -> Anchor:
             "name its embedding, blocks and head with Split(blocks=..., embed=..., head=...)."
         )
     return anchor
+
+
+def _is_route(model: nn.Module) -> bool:
+    return {name for name, _ in model.named_children()} == {"embed", "blocks", "head"}
 
 
 def _by_accessors(member: Member, example: Tensor) -> Anchor:

@@ -90,6 +90,7 @@ class StitchableNetwork(Elastic):
         self.layout = _common_layout(anchors)
         self.anchors = nn.ModuleList(anchors)
         self.stitch_layers = nn.ModuleDict()
+        self._grids: dict[str, int] = {}  # positions of one input that a stitching layer maps
         traces = [trace(anchor, example[:1]) for anchor in anchors]
         configs = enumerate_configs(
             [anchor.depths for anchor in anchors],
@@ -111,8 +112,10 @@ class StitchableNetwork(Elastic):
             )
         for stitch in (s for c in self._configs for s in c.stitches):
             if stitch.key not in self.stitch_layers:
-                widths = [channels_of(f, self.layout) for f in _joint(traces, stitch)]
+                joint = _joint(traces, stitch)
+                widths = [channels_of(f, self.layout) for f in joint]
                 self.stitch_layers[stitch.key] = _stitching_layer(*widths, self.layout)
+                self._grids[stitch.key] = joint[0].numel() // widths[0]
         self._routes = tuple(tuple(self._modules_of(c)) for c in self._configs)
         self._example = example[:1]
         self._flops: tuple[int, ...] = ()
@@ -220,14 +223,15 @@ class StitchableNetwork(Elastic):
     def _count_flops(self) -> tuple[int, ...]:
         """Count every module once, at the input it gets, and add up along each route."""
         counted: dict[nn.Module, int] = {}
-        for route in self._routes:
-            if all(module in counted for module in route):
-                continue
-            features = self._example
-            with eval_mode(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
+            for route in self._routes[: len(self.anchors)]:
+                features = self._example
                 for module in route:
-                    counted.setdefault(module, count_flops(module, features))
+                    counted[module] = count_flops(module, features)
                     features = module(features)
+        for key, grid in self._grids.items():
+            layer: Any = self.stitch_layers[key]
+            counted[layer] = 2 * grid * layer.weight.numel()
         return tuple(sum(counted[module] for module in route) for route in self._routes)
 
 

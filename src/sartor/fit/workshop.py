@@ -1,0 +1,168 @@
+"""The workshop: makes one candidate at a time, evaluates it as it will be deployed, and keeps its
+files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sartor.core import Family, Measurement, Move, MoveContext, Recipe, SartorError, Target, Task
+from sartor.core.errors import TrainingError
+from sartor.core.files import write_json
+from sartor.fit.settings import FitSettings
+from sartor.fit.state import Candidate, RunState
+from sartor.losses import distillation_loss
+from sartor.measure import measure
+from sartor.moves.replay import replay
+from sartor.runtime import OnnxModule, to_onnx
+from sartor.train import TrainSettings, save_tensors, train
+
+__all__ = ["Workshop"]
+
+
+class Workshop:
+    """Makes, evaluates and measures candidates of one run.
+
+    Args:
+        family: the anchors; the last one teaches.
+        task: where accuracy comes from.
+        target: where the models will run.
+        settings: of the run.
+        state: remembers what was made.
+    """
+
+    def __init__(
+        self, family: Family, task: Task, target: Target, settings: FitSettings, state: RunState
+    ) -> None:
+        self.family, self.task, self.target = family, task, target
+        self.settings, self.state = settings, state
+        self.teacher = family.models[-1]
+
+    def make(
+        self, id: str, move: Move, model: nn.Module, recipe: Recipe, parent: str | None
+    ) -> None:
+        """Apply a move to a model and keep the result, unless that was done before; a failure
+        becomes a note.
+
+        Args:
+            id: of the candidate.
+            move: applied to ``model``.
+            model: what the move takes.
+            recipe: how ``model`` was made.
+            parent: id of the candidate that ``model`` is, if it is one.
+        """
+        if id in self.state.candidates or id in self.state.failures:
+            return
+        draft = self.state.made / f".{id}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        started = time.monotonic()
+        try:
+            candidate = self._make(id, move, model, recipe, parent, draft)
+        except SartorError as error:
+            shutil.rmtree(draft)
+            self.state.failures[id] = str(error)
+            self.state.save()
+            return
+        folder = self.state.made / id
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        seconds = time.monotonic() - started
+        self.state.add(replace(candidate, folder=folder, seconds=seconds))
+
+    def _make(
+        self, id: str, move: Move, model: nn.Module, recipe: Recipe, parent: str | None, draft: Path
+    ) -> Candidate:
+        context = MoveContext(
+            task=self.task,
+            target=self.target,
+            folder=draft,
+            deployed=self._deployed(parent),
+            recover=self.recover,
+        )
+        result = move.apply(model, context)
+        deployed: nn.Module = result.model.eval()
+        if move.artifact:
+            assert parent is not None
+            shutil.copyfile(
+                self.state.made / parent / "model.safetensors", draft / "model.safetensors"
+            )
+        else:
+            save_tensors(deployed.state_dict(), draft / "model.safetensors")
+            if self.target.runtime == "onnxruntime":
+                to_onnx(deployed, self.task.example, draft / "model.onnx")
+                deployed = OnnxModule(draft / "model.onnx", threads=self.target.threads)
+        made = recipe.then(result.step)
+        write_json(draft / "recipe.json", made.to_dict())
+        with torch.inference_mode():
+            accuracy = self.task.evaluate(deployed, self.task.validation)
+        return Candidate(
+            id=id, recipe=made, parent=parent, accuracy=float(accuracy), seconds=0.0, folder=draft
+        )
+
+    def model(self, id: str) -> nn.Module:
+        """The float module of a candidate, built again from its recipe and its weights."""
+        candidate = self.state.candidates[id]
+        kept = tuple(s for s in candidate.recipe.steps if not s.move.startswith("int8"))
+        recipe = replace(candidate.recipe, steps=kept)
+        return replay(recipe, candidate.folder, family=self.family)
+
+    def measure(self, ids: Sequence[str], on_progress: Callable[[str], None] | None = None) -> None:
+        """Measure candidates side by side in one run, and keep the numbers."""
+        floats = {id: self.model(id) for id in ids}
+        models: dict[str, nn.Module] = dict(floats)
+        if self.target.runtime == "onnxruntime":
+            for id in ids:
+                path = self.state.candidates[id].folder / "model.onnx"
+                models[id] = OnnxModule(path, threads=self.target.threads)
+        found: dict[str, Measurement] = measure(
+            models, self.target, self.task.example, floats=floats, on_progress=on_progress
+        )
+        self.state.measured(found)
+
+    def recover(self, model: nn.Module) -> None:
+        """Train a changed model briefly, in place, against the labels and the largest anchor.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        settings = TrainSettings(
+            epochs=self.settings.recovery_epochs,
+            lr=self.settings.lr,
+            weight_decay=self.settings.weight_decay,
+            precision=self.settings.precision,
+            seed=self.settings.seed,
+        )
+        train(model, self.task.train, self.distil, settings, frozen=(self.teacher,))
+
+    def distil(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Labels, and what the largest anchor sees: its class (SN-Net), or its outputs where there
+        are no classes.
+        """
+        with torch.no_grad():
+            taught = self.teacher(inputs)
+        if not bool(torch.isfinite(taught).all()):
+            raise TrainingError(
+                "The largest anchor gives outputs that are not finite; repair or leave it out."
+            )
+        outputs, alpha = model(inputs), self.settings.alpha
+        if (
+            self.task.num_classes is None
+        ):  # no classes to agree on: the teacher's outputs are the goal
+            return (1 - alpha) * self.task.loss(outputs, targets) + alpha * F.mse_loss(
+                outputs, taught
+            )
+        return distillation_loss(outputs, targets, taught, alpha=alpha, label_loss=self.task.loss)
+
+    def _deployed(self, parent: str | None) -> Path | None:
+        if parent is None or self.target.runtime != "onnxruntime":
+            return None
+        return self.state.made / parent / "model.onnx"
