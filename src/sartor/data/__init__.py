@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sartor.core.errors import DataError
 from sartor.core.task import Task
+from sartor.data.arrays import array_task
 from sartor.data.digits import digits_task
+from sartor.data.folder import folder_task
+from sartor.data.hub import hub_task
+from sartor.data.pictures import Normalization
 
-__all__ = ["digits_task", "load_task"]
-
-_ALLOWED = (
-    "'digits', nor a folder with train and val, nor an .npz file, nor hub:owner/name; give one of "
-    "these, or a Task from Python"
-)
+__all__ = ["array_task", "digits_task", "folder_task", "hub_task", "load_task"]
 
 
 def load_task(
@@ -24,6 +24,7 @@ def load_task(
     image_size: tuple[int, ...] | None = None,
     seed: int = 0,
     workers: int = 0,
+    normalization: Normalization | None = None,
 ) -> Task:
     """Make an image-classification task from what the user named.
 
@@ -35,6 +36,8 @@ def load_task(
         image_size: (C, H, W) that the models take; ``None`` for the data's own.
         seed: of splits, noise and augmentation.
         workers: processes that load; 0 loads in this one.
+        normalization: means and deviations of the 3 channels of pictures, of pixels in 0..1;
+            ``None`` for ImageNet's. Digits and arrays are normalised with their own.
 
     Returns:
         The task; its selection data are held out of its training data.
@@ -49,15 +52,23 @@ def load_task(
     if isinstance(data, Task):
         return data
     _validate(batch_size, image_size, workers)
-    return _maker(str(data))(
-        batch_size=batch_size, image_size=image_size, seed=seed, workers=workers
-    )
+    make = _maker(str(data), normalization)
+    return make(batch_size=batch_size, image_size=image_size, seed=seed, workers=workers)
 
 
-def _maker(text: str) -> Callable[..., Task]:
+def _maker(text: str, normalization: Normalization | None) -> Callable[..., Task]:
     if text == "digits":
         return digits_task
-    raise DataError(f"The data {text!r} are neither {_ALLOWED}.")
+    if text.startswith("hub:"):
+        return partial(hub_task, text.removeprefix("hub:"), normalization=normalization)
+    if text.endswith(".npz"):
+        return partial(array_task, text)
+    if Path(text).is_dir():
+        return partial(folder_task, text, normalization=normalization)
+    raise DataError(
+        f"The data {text!r} are not known; give 'digits', a folder with train and val, an .npz "
+        "file, hub:owner/name, or a Task from Python."
+    )
 
 
 def _validate(batch_size: int, image_size: tuple[int, ...] | None, workers: int) -> None:

@@ -8,7 +8,8 @@ share each batch, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,6 @@ def train_loader(
     batch_size: int,
     workers: int,
     draws: int = 1,
-    batched: bool = True,
 ) -> DataLoader[Batch]:
     """Make the shuffled loader of ``count`` inputs; a last incomplete batch is left out, unless it
     is the only one.
@@ -98,7 +98,6 @@ def train_loader(
         batch_size: inputs a batch.
         workers: processes that load; 0 loads in this one.
         draws: variants of each input.
-        batched: whether ``data`` gives whole batches.
     """
     return DataLoader(
         data,
@@ -106,19 +105,17 @@ def train_loader(
         sampler=Shuffle(count, draws=draws),
         drop_last=count >= batch_size,
         num_workers=workers,
-        collate_fn=_as_is if batched else None,
+        collate_fn=_collate(data),
     )
 
 
-def whole_loader(
-    data: Dataset[Batch], *, batch_size: int, workers: int, batched: bool = True
-) -> DataLoader[Batch]:
+def whole_loader(data: Dataset[Batch], *, batch_size: int, workers: int) -> DataLoader[Batch]:
     """Make a loader of all inputs in their order."""
     return DataLoader(
         data,
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_as_is if batched else None,
+        collate_fn=_collate(data),
     )
 
 
@@ -156,8 +153,8 @@ def statistics(images: Tensor, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
     gets deviation 1.
     """
     total = square = torch.zeros(images.shape[1], dtype=torch.float64)
-    for part in images.split(chunk):
-        values = _unit(part).double()
+    for start in range(0, len(images), chunk):
+        values = _unit(images[start : start + chunk]).double()
         total = total + values.sum(dim=(0, 2, 3))
         square = square + values.square().sum(dim=(0, 2, 3))
     count = images.numel() / images.shape[1]
@@ -170,5 +167,9 @@ def _unit(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
-def _as_is(batch: Batch) -> Batch:
+def _collate(data: Dataset[Batch]) -> Callable[[Any], Any] | None:
+    return _as_is if isinstance(data, ImageTensors) else None
+
+
+def _as_is(batch: Any) -> Any:  # data in memory come as whole batches
     return batch

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from sartor.core.errors import DataError
 
-__all__ = ["hold_out", "selection_size"]
+__all__ = ["check_labels", "hold_out", "selection_size", "validation_size"]
 
 SELECTION_SHARE = 0.1
 SELECTION_LIMIT = 2048
+VALIDATION_SHARE = 0.2
 
 
 def hold_out(labels: Tensor, count: int, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -60,3 +61,39 @@ def selection_size(count: int) -> int:
     at most 2048.
     """
     return max(1, min(SELECTION_LIMIT, round(count * SELECTION_SHARE)))
+
+
+def validation_size(count: int) -> int:
+    """How many of ``count`` training inputs are reported on where no others are given: 20 %, at
+    least 1.
+    """
+    return max(1, round(count * VALIDATION_SHARE))
+
+
+def check_labels(labels: Tensor, num_classes: int, *, split: str, every: bool = False) -> None:
+    """Make sure that labels (N,) lie in ``0..num_classes-1``.
+
+    Args:
+        labels: integers.
+        num_classes: number of classes, K.
+        split: name for messages.
+        every: whether each class must occur.
+
+    Raises:
+        DataError: there are no labels, one is out of range, or a class that must occur does not.
+    """
+    if not len(labels):
+        raise DataError(f"The {split} data are empty; give at least one input.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"The {split} labels hold {low if low < 0 else high}, outside 0..{num_classes - 1}; "
+            f"number the {num_classes} classes of the training data from 0 and leave unlabelled "
+            "inputs out."
+        )
+    absent = sorted(set(range(num_classes)) - set(labels.tolist()))
+    if every and absent:
+        raise DataError(
+            f"Class {absent[0]} of 0..{num_classes - 1} has no input to train on; give it some, or "
+            "number the classes without gaps."
+        )

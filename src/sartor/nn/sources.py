@@ -88,13 +88,13 @@ def check_source(source: Any) -> str:
         RecipeError: names what is unknown, missing or of a wrong type.
     """
     kind = source.get("kind") if isinstance(source, Mapping) else None
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise RecipeError(
             f"The source of a model has the kind {kind!r}; {nearest(str(kind), _KEYS)}"
         )
     required, optional = _KEYS[kind]
     check_keys(source, f"The {kind} source", {"kind": str, **required}, optional)
-    return str(kind)
+    return kind
 
 
 @contextmanager

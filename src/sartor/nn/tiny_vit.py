@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
 from sartor.core.errors import FamilyError
 from sartor.core.packages import require
@@ -19,7 +19,7 @@ def tiny_vit(
     patch_size: int = 2,
     in_chans: int = 1,
     num_classes: int = 10,
-) -> Any:
+) -> nn.Module:
     """Make an untrained timm ``VisionTransformer``: class token, pre-norm blocks, MLP ratio 4.
 
     Args:
@@ -40,14 +40,14 @@ def tiny_vit(
 
     Example:
         >>> sum(p.numel() for p in tiny_vit(embed_dim=8, depth=4).parameters())
-        4002
+        3778
     """
     numbers = (embed_dim, depth, num_heads, img_size, patch_size, in_chans, num_classes)
     if min(numbers) < 1:
         raise FamilyError(f"The numbers of a tiny_vit must be at least 1, got {min(numbers)}.")
     _check_multiple("embed_dim", embed_dim, "num_heads", num_heads)
     _check_multiple("img_size", img_size, "patch_size", patch_size)
-    return require("timm.models.vision_transformer").VisionTransformer(
+    model: nn.Module = require("timm.models.vision_transformer").VisionTransformer(
         img_size=img_size,
         patch_size=patch_size,
         in_chans=in_chans,
@@ -56,6 +56,7 @@ def tiny_vit(
         depth=depth,
         num_heads=num_heads,
     )
+    return model
 
 
 def _check_multiple(name: str, value: int, of: str, unit: int) -> None:
