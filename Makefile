@@ -21,7 +21,7 @@ help:
 	@echo "make clean      remove caches and built files; keeps .venv and runs"
 
 demo: $(USE)
-	OMP_NUM_THREADS=1 $(VENV)/bin/sartor fit --out runs/demo
+	OMP_NUM_THREADS=1 $(VENV)/bin/sartor fit --out runs/demo --overwrite
 
 test: $(WORK)
 	$(VENV)/bin/ruff check

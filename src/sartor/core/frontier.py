@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sartor.core.budget import Budget, Constraint
-from sartor.core.errors import ArtifactError, BudgetError
+from sartor.core.errors import ArtifactError, BudgetError, RecipeError
 from sartor.core.files import read_json, write_json
 from sartor.core.point import Point
 from sartor.core.schema import Shape, check_keys
@@ -134,22 +135,31 @@ class Frontier:
         )
 
     def binding(self, budget: str | Budget | None = None) -> list[Constraint]:
-        """The constraints without which a more accurate point (or any at all) could be chosen."""
+        """The constraints that stand between the best point and a more accurate one, worst first.
+
+        Those without any one of which a more accurate point (or any at all) could be chosen; where
+        only giving up several would help, those that the nearest more accurate point breaks.
+        """
         asked = self.budget if budget is None else Budget.parse(budget)
 
         def reached(constraints: Sequence[Constraint]) -> float:
             trial = Budget(tuple(constraints))
             return max(
                 (p.accuracy for p in self.points if not trial.broken(p.values, self.reference)),
-                default=-1.0,
+                default=-math.inf,
             )
 
         now = reached(asked.constraints)
-        return [
+        alone = [
             c
             for c in asked.constraints
             if reached([o for o in asked.constraints if o is not c]) > now
         ]
+        better = [p.values for p in self.points if p.accuracy > now]
+        if alone or not better:
+            return alone
+        near = min(better, key=lambda values: asked.excess(values, self.reference))
+        return asked.broken(near, self.reference)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, with a checksum over the rest."""
@@ -198,6 +208,9 @@ class Frontier:
             raise ArtifactError(
                 f"{path} was changed since it was written; restore it or fit again."
             )
+        for key in ("costs", "binding", "notes"):
+            if not all(isinstance(text, str) for text in value[key]):
+                raise RecipeError(f"The frontier {path} has more than text in {key!r}; fit again.")
         folder = path.parent / "points"
         points: dict[str, Any] = {
             part: tuple(Point.from_dict(p, folder) for p in value[part])
