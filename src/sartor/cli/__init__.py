@@ -1,0 +1,1 @@
+"""The command line: fit, show, pick, export, measure, methods, reproduce."""

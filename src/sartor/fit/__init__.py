@@ -31,8 +31,12 @@ def prepare_run(
     batch_size: int = 64,
     workers: int = 0,
     progress: Progress | None = None,
+    dry: bool = False,
 ) -> Run:
-    """Parse and check everything that :func:`fit` takes, and do nothing yet.
+    """Parse and check everything that :func:`fit` takes, and do nothing yet but train the demo's
+    family.
+
+    ``dry`` leaves even that untrained, for :meth:`Run.plan`; all else is as in :func:`fit`.
 
     Raises:
         SartorError: what was given cannot be read or does not fit together.
@@ -46,16 +50,19 @@ def prepare_run(
             ".npz file."
         )
     named = None if models is None or isinstance(models, Family) else list(models)
-    prefers = preferred_input(named) if named and not isinstance(data, Task) else None
+    # published weights want the inputs that they were trained on; fresh ones are made for the
+    # data's
+    prefers = preferred_input(named) if named and pretrained else None
     task = load_task(
         data if data is not None else "digits",
         batch_size=batch_size,
         image_size=prefers.size if prefers else None,
+        normalization=(prefers.mean, prefers.std) if prefers else None,
         seed=settings.seed,
         workers=workers,
     )
     if models is None:
-        family = demo_family(task, progress)
+        family = demo_family(task, progress, trained=not dry)
     elif isinstance(models, Family):
         family = models
         check_family(family, task.example, task.num_classes)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from sartor.core import ArtifactError, Family, Member, Task
 from sartor.core.files import read_json, sha256, write_json
+from sartor.fit.processes import is_main
 from sartor.fit.progress import Progress
 from sartor.fit.threads import training_threads
 from sartor.nn import build
@@ -22,10 +23,20 @@ from sartor.train import TrainSettings, load_tensors, save_tensors, train
 
 __all__ = ["DEMO_MEMBERS", "cache_folder", "demo_family"]
 
-DEMO_MEMBERS: dict[str, dict[str, int]] = {
-    "vit-16": {"embed_dim": 16, "depth": 6, "num_heads": 2},
-    "vit-32": {"embed_dim": 32, "depth": 6, "num_heads": 4},
-    "vit-96": {"embed_dim": 96, "depth": 6, "num_heads": 6},
+#: name -> architecture, and the training that was chosen on the selection data
+DEMO_MEMBERS: dict[str, tuple[dict[str, int], TrainSettings]] = {
+    "vit-16": (
+        {"embed_dim": 16, "depth": 6, "num_heads": 2},
+        TrainSettings(epochs=40, lr=5e-3, warmup_epochs=3),
+    ),
+    "vit-32": (
+        {"embed_dim": 32, "depth": 6, "num_heads": 4},
+        TrainSettings(epochs=35, lr=3e-3, warmup_epochs=3),
+    ),
+    "vit-64": (
+        {"embed_dim": 64, "depth": 6, "num_heads": 4},
+        TrainSettings(epochs=30, lr=2e-3, warmup_epochs=3, weight_decay=0.1),
+    ),
 }
 
 
@@ -36,45 +47,48 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(home) / "sartor"
 
 
-def demo_family(task: Task, progress: Progress, *, epochs: int = 30, seed: int = 0) -> Family:
+def demo_family(task: Task, progress: Progress, *, trained: bool = True) -> Family:
     """Train the three models on a task of 8 x 8 images, or take them from the cache.
 
     Args:
         task: with inputs (B, 1, 8, 8).
         progress: hears of each model.
-        epochs: of each model's training.
-        seed: of initialisation and training.
+        trained: ``False`` leaves the weights random.
 
     Returns:
         The family, small to large.
     """
-    progress.begin("training the demo's family", len(DEMO_MEMBERS))
+    progress.begin("training the demo's family", len(DEMO_MEMBERS) if trained else 0)
     members = []
-    for name, sizes in DEMO_MEMBERS.items():
+    for name, (sizes, settings) in DEMO_MEMBERS.items():
         source = {"kind": "tiny_vit", "kwargs": {**sizes, "num_classes": task.num_classes or 10}}
-        members.append(_member(name, source, task, epochs, seed))
+        model = build(source)
+        if trained:
+            _train(model, source, task, settings)
+        members.append(Member(name=name, model=model.eval(), source=source))
         progress.advance(name)
     return Family(tuple(members))
 
 
-def _member(name: str, source: dict[str, Any], task: Task, epochs: int, seed: int) -> Member:
+def _train(
+    model: torch.nn.Module, source: dict[str, Any], task: Task, settings: TrainSettings
+) -> None:
+    """Train in place, or load what an equal training left in the cache."""
     facts = {
         "source": source,
         "task": task.name,
-        "epochs": epochs,
-        "seed": seed,
+        "settings": vars(settings),
         "torch": torch.__version__,
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "demo" / f"{key}.safetensors"
-    model = build(source, seed=seed)
-    if not _load(model, path):
-        settings = TrainSettings(epochs=epochs, lr=3e-3, warmup_epochs=1, seed=seed)
-        with training_threads(sum(p.numel() for p in model.parameters())):
-            train(model, task.train, lambda m, x, y: F.cross_entropy(m(x), y), settings)
+    if _load(model, path):
+        return
+    with training_threads(sum(p.numel() for p in model.parameters())):
+        train(model, task.train, lambda m, x, y: F.cross_entropy(m(x), y), settings)
+    if is_main():
         save_tensors(model.state_dict(), path)
         write_json(path.with_suffix(".json"), {**facts, "sha256": sha256(path)})
-    return Member(name=name, model=model.eval(), source=source)
 
 
 def _load(model: torch.nn.Module, path: Path) -> bool:

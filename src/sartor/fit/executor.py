@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sartor.compress.prune import PruneConfig
 from sartor.core import (
     Budget,
     Family,
     FamilyError,
     Frontier,
-    Move,
-    Point,
     Recipe,
     Target,
     Task,
 )
-from sartor.core.files import sha256
-from sartor.core.registry import attribute, moves
-from sartor.fit.planner import Scored, Variant, helps, judge, promising, variants
+from sartor.fit.composing import Composer
+from sartor.fit.planner import Scored, promising
 from sartor.fit.processes import is_main, leave_group, meet
 from sartor.fit.progress import Progress
+from sartor.fit.publish import publish, write_pages
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import RunState, open_run
 from sartor.fit.stitching import score, stitch_family, train_stitched
 from sartor.fit.threads import training_threads
 from sartor.fit.workshop import Workshop
-from sartor.measure import environment
+from sartor.measure import count_flops, count_params
 from sartor.moves.anchor import AnchorMove
-from sartor.moves.prune import PruneMove
 from sartor.moves.replay import describe_base
 from sartor.moves.stitch import StitchMove
 from sartor.stitch import StitchSettings
@@ -76,7 +69,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What a resumed run must share with the one that began."""
         base = [
-            {**entry, "params": _params(m.model)}
+            {**entry, "params": count_params(m.model)}
             for entry, m in zip(describe_base(self.family), self.family, strict=True)
         ]
         task = {"name": self.task.name, "input_shape": list(self.task.input_shape)}
@@ -88,6 +81,32 @@ class Run:
             "settings": settings,
         }
         return facts
+
+    def plan(self) -> dict[str, Any]:
+        """What :meth:`execute` would do, without doing it: models with their cost, configurations,
+        disk space.
+        """
+        example = self.task.example[:1]
+        models = [
+            {
+                "name": m.name,
+                "params": count_params(m.model),
+                "flops": count_flops(m.model, example),
+            }
+            for m in self.family
+        ]
+        stitched = len(self.family) > 1 and "sn-net" in self.settings.moves
+        net = stitch_family(self.family, self.task, self.settings) if stitched else None
+        return {
+            "task": self.task.name,
+            "target": str(self.target),
+            "budget": str(self.budget),
+            "models": models,
+            "configurations": net.num_configs if net else 0,
+            "settings": self.settings.to_dict(),
+            "out": str(self.folder),
+            "needed_bytes": needed_bytes(self.family, self.settings),
+        }
 
     def execute(self, *, resume: bool = False, overwrite: bool = False) -> Frontier:
         """Do what is not done yet, and return the frontier, which is also on disk.
@@ -113,13 +132,13 @@ class Run:
         self.began = time.monotonic() - self.state.seconds
         finished = False
         try:
-            with training_threads(_params(self.family.models[-1])):
+            with training_threads(count_params(self.family.models[-1])):
                 finished = self._stages(main)
         finally:
             self.state.seconds = time.monotonic() - self.began
             if main:
                 self.state.save()
-                frontier = self.publish(complete=finished)
+                frontier = self._publish(complete=finished)
         return frontier
 
     def _stages(self, main: bool) -> bool:
@@ -129,8 +148,14 @@ class Run:
             self._stitched(main)
         if not main:
             raise SystemExit(0)
-        self._variants()
-        self._measure([*self.state.candidates], again=True)
+        late = self.began + 0.85 * self.settings.seconds if self.settings.seconds else math.inf
+        composer = Composer(
+            workshop=self.workshop,
+            progress=self.progress,
+            late=lambda: time.monotonic() > late,
+        )
+        composer.compose(self._anchor_ids()[-1])
+        self._measure([*self.state.candidates])  # all anew: the final numbers come from one run
         return True
 
     def _anchors(self) -> None:
@@ -149,7 +174,7 @@ class Run:
                 f"{self.state.failures[failed[0]]}"
             )
         self._measure(self._anchor_ids())
-        self.publish(complete=False)
+        self._publish(complete=False)
 
     def _stitched(self, main: bool) -> None:
         """Train the stitched net, score its routes, and make models of the promising ones."""
@@ -182,157 +207,18 @@ class Run:
         )
         for one in chosen:
             move = StitchMove(index=one.index, settings=shape)
-            self.workshop.make(one.name, move, net, recipe, None)
+            self.workshop.make(f"sn.{one.name}", move, net, recipe, None)
             self.progress.advance(one.name)
 
-    def _variants(self) -> None:
-        """Try every move on the largest anchor first; where it helps there, try it on the
-        others.
-        """
-        scout = self._anchor_ids()[-1]
-        tried = self._propose(scout)
-        self.progress.begin("moves on the largest anchor", len(tried))
-        for variant in tried:
-            self._apply(variant)
-        self._measure([scout, *(v.id for v in tried if v.id in self.state.candidates)])
-        for variant in tried:
-            self._learn(variant, scout)
-        parents = [
-            id for id, c in self.state.candidates.items() if c.parent is None and id != scout
-        ]
-        parents.sort(key=lambda id: -_params_of(self.state, id))
-        rest = [v for id in parents for v in self._propose(id)]
-        pruned = [v for v in (*tried, *rest) if v.move == "prune"]
-        self.progress.begin("moves", len(rest))
-        for variant in rest:
-            self._apply(variant)
-        rest = [
-            v for one in pruned if one.id in self.state.candidates for v in self._propose(one.id)
-        ]
-        self.progress.begin("moves on pruned models", len(rest))
-        for variant in rest:
-            self._apply(variant)
+    def _measure(self, ids: Sequence[str]) -> None:
+        self.progress.begin("measuring", len(ids))
+        self.workshop.measure(ids, self.progress.advance)
 
-    def _propose(self, id: str) -> list[Variant]:
-        applied = self.state.candidates[id].recipe.moves
-        settings = self.settings
-        proposed = variants(id, applied, settings.moves, self.target.runtime, settings.prune_ratios)
-        return [v for v in proposed if _kind(v) not in self.state.barred]
-
-    def _apply(self, variant: Variant) -> None:
-        late = time.monotonic() > self.began + 0.85 * self.settings.seconds
-        if not (self.settings.seconds and late):
-            parent = self.state.candidates[variant.parent]
-            move = _move(variant)
-            model = (
-                self.workshop.model(variant.parent) if not move.artifact else torch.nn.Identity()
-            )
-            self.workshop.make(variant.id, move, model, parent.recipe, variant.parent)
-        self.progress.advance(variant.id)
-
-    def _learn(self, variant: Variant, scout: str) -> None:
-        """Bar a move for the rest of the run if it failed, or gained nothing, on the largest
-        anchor.
-        """
-        if variant.id in self.state.failures:
-            self.state.barred[_kind(variant)] = self.state.failures[variant.id]
-        elif variant.id in self.state.candidates:
-            child, parent = (self.state.candidates[i].point().values for i in (variant.id, scout))
-            useful, said = helps(child, parent)
-            if not useful:
-                self.state.barred[_kind(variant)] = (
-                    f"neither faster nor smaller on this target: {said}"
-                )
-        self.state.save()
-
-    def _measure(self, ids: Sequence[str], again: bool = False) -> None:
-        """Measure side by side; ``again`` measures all anew, so that the final numbers come from
-        one run.
-        """
-        if again or any(self.state.candidates[id].measurement is None for id in ids):
-            self.progress.begin("measuring", len(ids))
-            self.workshop.measure(ids, self.progress.advance)
+    def _publish(self, *, complete: bool) -> Frontier:
+        frontier = publish(self.workshop, self.budget, self._anchor_ids(), complete=complete)
+        if frontier.anchors:
+            write_pages(frontier, self.folder, self.progress)
+        return frontier
 
     def _anchor_ids(self) -> list[str]:
         return [point_id(member.name) for member in self.family]
-
-    def publish(self, *, complete: bool) -> Frontier:
-        """Write the frontier of all that was measured: files of its points first, then
-        ``frontier.json``.
-        """
-        measured = [c.point() for c in self.state.candidates.values() if c.measurement]
-        judged = judge(measured, self.costs)
-        anchors = [
-            replace(p, status="anchor", reason="") for p in judged if p.id in self._anchor_ids()
-        ]
-        points = [self._with_files(p) for p in judged if p.status == "frontier"]
-        others = [p for p in judged if p.status != "frontier" and p.id not in self._anchor_ids()]
-        points.sort(key=lambda p: p.values[self.costs[0]])
-        frontier = Frontier(
-            task={
-                "name": self.task.name,
-                "metric": self.task.metric,
-                "input_shape": list(self.task.input_shape),
-            },
-            target=self.target,
-            points=tuple(points),
-            anchors=tuple(anchors),
-            others=tuple(others),
-            costs=self.costs,
-            budget=self.budget,
-            environment=environment(),
-            settings=self.settings.to_dict(),
-            notes=self._notes(),
-            seconds=self.state.seconds,
-            complete=complete,
-        )
-        if anchors:
-            frontier.save(self.folder)
-            for stale in (self.folder / "points").glob("*"):
-                if stale.name not in {p.id for p in points}:
-                    shutil.rmtree(stale)
-        return frontier
-
-    @property
-    def costs(self) -> tuple[str, ...]:
-        """What accuracy is weighed against: the settings' costs, then those that the budget
-        bounds.
-        """
-        return tuple(dict.fromkeys((*self.settings.costs, *self.budget.costs)))
-
-    def _with_files(self, point: Point) -> Point:
-        """Copy a candidate's files to ``points/<id>`` and note their checksums."""
-        folder = self.folder / "points" / point.id
-        folder.mkdir(parents=True, exist_ok=True)
-        digests = {}
-        for path in sorted((self.state.made / point.id).iterdir()):
-            shutil.copyfile(path, folder / path.name)
-            digests[path.name] = sha256(folder / path.name)
-        return replace(point, files=digests, folder=folder)
-
-    def _notes(self) -> tuple[str, ...]:
-        barred = [
-            f"{move} was tried on the largest anchor only: {why}"
-            for move, why in self.state.barred.items()
-        ]
-        failed = [f"{id} failed: {why}" for id, why in self.state.failures.items()]
-        return (*self.task.notes, *barred, *failed)
-
-
-def _params(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def _params_of(state: RunState, id: str) -> float:
-    return float((state.made / id / "model.safetensors").stat().st_size)
-
-
-def _kind(variant: Variant) -> str:
-    return f"{variant.move} {variant.ratio:g}" if variant.ratio else variant.move
-
-
-def _move(variant: Variant) -> Move:
-    if variant.move == "prune":
-        return PruneMove(config=PruneConfig(ratio=variant.ratio))
-    kind: type[Move] = attribute(moves()[variant.move].move)
-    return kind()

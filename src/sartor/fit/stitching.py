@@ -4,7 +4,6 @@ cheaply.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -15,22 +14,10 @@ from sartor.fit.planner import Scored
 from sartor.fit.progress import Progress
 from sartor.fit.settings import FitSettings
 from sartor.fit.workshop import Workshop
-from sartor.stitch import StitchableNetwork, StitchSettings, stitch
+from sartor.stitch import StitchableNetwork, StitchSettings, draw_config, stitch
 from sartor.train import History, TrainSettings, train
 
-__all__ = ["draw_config", "score", "stitch_family", "train_stitched"]
-
-
-def draw_config(seed: int, step: int, count: int) -> int:
-    """The configuration of a training step: uniform, and the same in every process and every
-    resumed run.
-
-    Example:
-        >>> draw_config(0, 7, 23) == draw_config(0, 7, 23)
-        True
-    """
-    digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % count
+__all__ = ["score", "stitch_family", "train_stitched"]
 
 
 def stitch_family(family: Family, task: Task, settings: FitSettings) -> StitchableNetwork:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sartor.core.errors import FamilyError
 from sartor.core.family import Member, Split
 from sartor.core.modes import eval_mode
+from sartor.stitch.features import CONVOLUTIONS, trace
 
 __all__ = ["Anchor", "Stage", "find_anchor"]
 
@@ -45,7 +46,12 @@ class Anchor(nn.Module):
     """
 
     def __init__(
-        self, name: str, layout: str, embed: nn.Module, stages: Sequence[Stage], head: nn.Module
+        self,
+        name: str,
+        embed: nn.Module,
+        stages: Sequence[Stage],
+        head: nn.Module,
+        layout: str = "last",
     ) -> None:
         super().__init__()
         self.name, self.layout = name, layout
@@ -117,7 +123,8 @@ def find_anchor(member: Member, example: Tensor) -> Anchor:
         member: its ``split`` says where to cut; without one, timm's accessors are used
             (``forward_features``, ``forward_head`` and the module lists ``blocks``, ``layers``,
             ``stages`` or ``layer1`` to ``layer4``).
-        example: inputs (B, ...) that the model takes.
+        example: inputs (B, ...) that the model takes; only shape, dtype and device matter, unless
+            they are integers. On the ``meta`` device only shapes are checked.
 
     Returns:
         An anchor that shares its modules with the model.
@@ -129,10 +136,13 @@ def find_anchor(member: Member, example: Tensor) -> Anchor:
     model = member.model
     split = member.split or (_OWN if _is_route(model) else None)
     anchor = _by_split(member, split) if split else _by_accessors(member, example)
+    probe = _noise_like(example)
     reason = "it gives other outputs when its blocks run one by one"
     try:
         with eval_mode(model, anchor), torch.no_grad():
-            same = torch.equal(anchor(example), model(example))
+            found, wanted = anchor(probe), model(probe)
+        same = found.shape == wanted.shape and (wanted.is_meta or torch.equal(found, wanted))
+        anchor.layout = _layout(model, anchor, probe)
     except Exception as error:
         same, reason = False, f"its blocks do not run one by one ({_first_line(error)})"
     if not same:
@@ -169,7 +179,6 @@ def _by_accessors(member: Member, example: Tensor) -> Anchor:
     containers = [children[name] for name in names]
     return Anchor(
         member.name,
-        "first" if _is_channels_first(model) else "last",
         _Embedding(embed, "forward_features"),
         _stages(containers),
         _Head([children[name] for name in tail], head, "forward_head"),
@@ -187,13 +196,7 @@ def _by_split(member: Member, split: Split) -> Anchor:
             _without(model, {**outer, **{n: nn.Identity() for n in split.head}}), "forward"
         )
     head = nn.Sequential(*(_child(member, name) for name in split.head))
-    return Anchor(
-        member.name,
-        "first" if _is_channels_first(model) else "last",
-        embed,
-        _stages(containers),
-        head,
-    )
+    return Anchor(member.name, embed, _stages(containers), head)
 
 
 def _child(member: Member, name: str) -> nn.Module:
@@ -237,16 +240,23 @@ def _stage(module: nn.Module) -> Stage:
     return Stage(tuple(children[:at]), tuple(children[at].children()), tuple(children[at + 1 :]))
 
 
-def _is_channels_first(model: nn.Module) -> bool:
-    layout = str(getattr(model, "output_fmt", "")) or (
-        "NCHW" if _has_convolutional_blocks(model) else "NLC"
-    )
-    return layout.endswith("NCHW")
+def _layout(model: nn.Module, anchor: Anchor, example: Tensor) -> str:
+    """Where the features' channels are: as timm says, else first if blocks convolve over them."""
+    told = str(getattr(model, "output_fmt", ""))
+    if told:
+        return "first" if told.endswith("NCHW") else "last"
+    (features, _), *_ = trace(anchor, example[:1]).values()
+    convolution = CONVOLUTIONS.get(features.ndim)
+    blocks = anchor.stages.modules()
+    return "first" if convolution and any(isinstance(m, convolution) for m in blocks) else "last"
 
 
-def _has_convolutional_blocks(model: nn.Module) -> bool:
-    kinds = [type(module) for module in model.modules()]
-    return kinds.count(nn.Conv2d) > kinds.count(nn.Linear)
+def _noise_like(example: Tensor) -> Tensor:
+    """Inputs that excite every part of a model; integers, which may be indices, stay as given."""
+    if not example.is_floating_point():
+        return example
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(example.shape, generator=generator).to(example)
 
 
 def _called(model: nn.Module, method: str, example: Tensor, names: Iterable[str]) -> list[str]:

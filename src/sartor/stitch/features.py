@@ -7,14 +7,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sartor.core.modes import eval_mode
 
 if TYPE_CHECKING:
     from sartor.stitch.anchor import Anchor
 
-__all__ = ["channels_last", "channels_of", "same_grid", "trace"]
+__all__ = ["CONVOLUTIONS", "channels_last", "channels_of", "same_grid", "trace"]
+
+#: number of dimensions of a channels-first feature -> the convolution that maps it
+CONVOLUTIONS: dict[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 
 @torch.no_grad()

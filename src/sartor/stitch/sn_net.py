@@ -23,7 +23,7 @@ from sartor.core.family import Family
 from sartor.core.modes import eval_mode
 from sartor.measure import count_flops
 from sartor.stitch.anchor import Anchor, find_anchor
-from sartor.stitch.features import channels_last, channels_of, same_grid, trace
+from sartor.stitch.features import CONVOLUTIONS, channels_last, channels_of, same_grid, trace
 from sartor.stitch.least_squares import least_squares_affine
 from sartor.stitch.plan import Stitch, StitchConfig, enumerate_configs
 
@@ -106,15 +106,16 @@ class StitchableNetwork(Elastic):
         )
         if len(self._configs) == len(anchors) > 1:
             raise FamilyError(
-                f"No blocks of {', '.join(a.name for a in anchors)} have features of the same "
-                "size, so they cannot be "
-                "stitched; give models with the same input size, patch size and number of tokens."
+                f"No block of {', '.join(a.name for a in anchors)} can hand over to a later block "
+                "of a larger one, as the features differ in height, width or number of tokens or "
+                "no later block is left; give models with the same input and patch size, from "
+                "shallow to deep."
             )
         for stitch in (s for c in self._configs for s in c.stitches):
             if stitch.key not in self.stitch_layers:
                 joint = _joint(traces, stitch)
                 widths = [channels_of(f, self.layout) for f in joint]
-                self.stitch_layers[stitch.key] = _stitching_layer(*widths, self.layout)
+                self.stitch_layers[stitch.key] = _stitching_layer(*widths, self.layout, joint[0])
                 self._grids[stitch.key] = joint[0].numel() // widths[0]
         self._routes = tuple(tuple(self._modules_of(c)) for c in self._configs)
         self._example = example[:1]
@@ -137,11 +138,7 @@ class StitchableNetwork(Elastic):
         Raises:
             FamilyError: there is no such configuration.
         """
-        if not 0 <= index < len(self._routes):
-            raise FamilyError(
-                f"There is no configuration {index}; choose among 0 to {len(self._routes) - 1}."
-            )
-        self._route = self._routes[index]
+        self._route = self._route_of(index)
 
     def sample_config(self, generator: torch.Generator | None = None) -> int:
         """Draw a configuration uniformly, set it and return its number."""
@@ -165,19 +162,22 @@ class StitchableNetwork(Elastic):
 
     def extract(self, index: int) -> Route:
         """Copy configuration ``index`` out as a plain module that has only the modules of its
-        route.
+        route; the chosen configuration stays.
+
+        Raises:
+            FamilyError: there is no such configuration.
         """
-        self.set_config(index)
-        return copy.deepcopy(Route(self._route))
+        return copy.deepcopy(Route(self._route_of(index)))
 
     def flops(self, index: int) -> int:
         """FLOPs of configuration ``index`` for one input, multiply and add counted apart."""
+        self._route_of(index)
         self._flops = self._flops or self._count_flops()
         return self._flops[index]
 
     def num_params(self, index: int) -> int:
         """Parameters on the route of configuration ``index``."""
-        return sum(p.numel() for module in self._routes[index] for p in module.parameters())
+        return sum(p.numel() for p in nn.ModuleList(self._route_of(index)).parameters())
 
     @torch.no_grad()
     def init_stitches(self, batch: Tensor, ridge: float = 0.0) -> None:
@@ -204,6 +204,13 @@ class StitchableNetwork(Elastic):
             layer: Any = self.stitch_layers[key]
             layer.weight.copy_(torch.stack([w for w, _ in pairs]).mean(0).view_as(layer.weight))
             layer.bias.copy_(torch.stack([b for _, b in pairs]).mean(0))
+
+    def _route_of(self, index: int) -> tuple[nn.Module, ...]:
+        if not 0 <= index < len(self._routes):
+            raise FamilyError(
+                f"There is no configuration {index}; choose among 0 to {len(self._routes) - 1}."
+            )
+        return self._routes[index]
 
     def _modules_of(self, config: StitchConfig) -> list[nn.Module]:
         anchors: Any = self.anchors
@@ -284,7 +291,13 @@ def _by_front(stitches: set[Stitch]) -> list[list[Stitch]]:
     return list(groups.values())
 
 
-def _stitching_layer(in_features: int, out_features: int, layout: str) -> nn.Module:
+def _stitching_layer(
+    in_features: int, out_features: int, layout: str, features: Tensor
+) -> nn.Module:
+    """An affine map of the channels, on the features' device and in their precision."""
+    where: dict[str, Any] = {"device": features.device, "dtype": features.dtype}
     if layout == "first":
-        return nn.Conv2d(in_features, out_features, kernel_size=1)
-    return nn.Linear(in_features, out_features)
+        convolution: Any = CONVOLUTIONS[features.ndim]
+        layer: nn.Module = convolution(in_features, out_features, kernel_size=1, **where)
+        return layer
+    return nn.Linear(in_features, out_features, **where)

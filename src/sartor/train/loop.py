@@ -103,37 +103,15 @@ def train(
         TrainingError: the loss is not finite; the model then has the weights of the last finished
             epoch, if ``folder`` was given.
     """
-    history = History()
     if not settings.epochs:
         model.eval()
-        return history
+        return History()
     device = next(model.parameters()).device
-    accelerator, wrapped, loader, optimizer = _prepare(model, batches, settings)
-    for module in frozen:
-        module.eval().to(accelerator.device)
-    progress = load_checkpoint(folder, model, optimizer) if folder else None
-    if progress:
-        history = History(**progress["history"])
-    steps = _length(loader)
     try:
-        for epoch in range(len(history.losses), settings.epochs):
-            started = time.monotonic()
-            with _seeded(settings.seed, epoch, accelerator.process_index):
-                mean = _epoch(
-                    wrapped, loader, loss, optimizer, accelerator, settings, epoch, steps, on_step
-                )
-            history.losses.append(mean)
-            history.seconds.append(time.monotonic() - started)
-            late = _agreed(accelerator, time.monotonic() > deadline) and epoch + 1 < settings.epochs
-            history.stopped = "deadline" if late else ""
-            if folder and accelerator.is_main_process:
-                save_checkpoint(
-                    folder, model, optimizer, {"epoch": epoch + 1, "history": vars(history)}
-                )
-            if on_epoch:
-                on_epoch(epoch + 1, mean)
-            if late:
-                break
+        with _generators_kept():
+            return _epochs(
+                model, batches, loss, settings, frozen, on_step, on_epoch, folder, deadline
+            )
     except FloatingPointError as error:
         kept = load_checkpoint(folder, model) if folder else None
         state = (
@@ -144,9 +122,47 @@ def train(
             "inputs."
         ) from error
     finally:
-        accelerator.wait_for_everyone()
         for module in (model, *frozen):
             module.eval().to(device)
+
+
+def _epochs(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Loss,
+    settings: TrainSettings,
+    frozen: tuple[nn.Module, ...],
+    on_step: Callable[[int], None] | None,
+    on_epoch: Callable[[int, float], None] | None,
+    folder: Path | None,
+    deadline: float,
+) -> History:
+    """All epochs that are not done yet, with a checkpoint after each."""
+    accelerator, wrapped, loader, optimizer = _prepare(model, batches, settings)
+    for module in frozen:
+        module.eval().to(accelerator.device)
+    progress = load_checkpoint(folder, model, optimizer) if folder else None
+    history = History(**progress["history"]) if progress else History()
+    steps = _length(loader)
+    for epoch in range(len(history.losses), settings.epochs):
+        started = time.monotonic()
+        # the same seed in every process, as the order of the data follows it
+        torch.manual_seed(settings.seed * 1_000_003 + epoch)
+        mean = _epoch(
+            wrapped, loader, loss, optimizer, accelerator, settings, epoch, steps, on_step
+        )
+        history.losses.append(mean)
+        history.seconds.append(time.monotonic() - started)
+        late = _agreed(accelerator, time.monotonic() > deadline) and epoch + 1 < settings.epochs
+        history.stopped = "deadline" if late else ""
+        if folder and accelerator.is_main_process:
+            done = {"epoch": epoch + 1, "history": vars(history)}
+            save_checkpoint(folder, model, optimizer, done)
+        if on_epoch:
+            on_epoch(epoch + 1, mean)
+        if late:
+            break
+    accelerator.wait_for_everyone()
     return history
 
 
@@ -159,6 +175,7 @@ def _prepare(model: nn.Module, batches: Iterable[Any], settings: TrainSettings) 
         ),
         kwargs_handlers=[
             accelerate.DistributedDataParallelKwargs(
+                # a sampled configuration leaves most parameters of an elastic net without gradient
                 find_unused_parameters=isinstance(model, Elastic)
             )
         ],
@@ -236,8 +253,8 @@ def _agreed(accelerator: Any, late: bool) -> bool:
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, rank: int) -> Iterator[None]:
-    """Seed the global generators for one epoch and leave them as they were found."""
-    with torch.random.fork_rng():
-        torch.manual_seed((seed * 1_000_003 + epoch) * 1_009 + rank)
+def _generators_kept() -> Iterator[None]:
+    """Leave the global generators, of the CPU and of the current GPU, as they were found."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         yield

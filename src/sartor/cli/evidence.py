@@ -1,0 +1,49 @@
+"""``sartor methods`` and ``sartor reproduce``: what there is, and whether it holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sartor.core import RecipeError
+from sartor.core.registry import attribute, find, methods
+
+__all__ = ["methods_command", "reproduce_command"]
+
+
+def methods_command(
+    pattern: Annotated[str, typer.Argument(help="Wildcard over slugs and roles.")] = "*",
+) -> None:
+    """List the methods: what each is, where it comes from, how it is used."""
+    table = Table("slug", "role", "summary", "source", "in fit", "reproduce")
+    for row in methods(pattern):
+        marks = ["yes" if present else "" for present in (row.move, row.reproduce)]
+        table.add_row(row.slug, row.role, row.summary, row.source, *marks)
+    Console().print(table)
+
+
+def reproduce_command(
+    slug: Annotated[str, typer.Argument(help="As in `sartor methods`.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, shorter: a smoke test.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run a paper's claim at laptop scale against its baseline; exit code 3 if it does not hold."""
+    method = find(slug)
+    if not method.reproduce:
+        raise RecipeError(
+            f"{slug!r} is no published system of the line; see `sartor methods` for those that are."
+        )
+    evidence = attribute(f"{method.reproduce}:run")(quick=quick)
+    if as_json:
+        sys.stdout.write(json.dumps(evidence.to_dict()) + "\n")
+    else:
+        evidence.show(Console())
+    if not evidence.passed:
+        raise typer.Exit(3)

@@ -1,0 +1,94 @@
+"""Publishing: from the candidates of a run to its frontier on disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from sartor.core import Budget, Frontier, MissingPackageError, Point
+from sartor.core.files import atomic_path, sha256
+from sartor.fit.picture import draw_frontier
+from sartor.fit.planner import judge
+from sartor.fit.progress import Progress
+from sartor.fit.report import write_report
+from sartor.fit.workshop import Workshop
+from sartor.measure import environment
+
+__all__ = ["publish", "write_pages"]
+
+
+def publish(
+    workshop: Workshop, budget: Budget, anchor_ids: list[str], *, complete: bool
+) -> Frontier:
+    """Judge all that was measured and write it: the files of each point first, then
+    ``frontier.json``.
+
+    Args:
+        workshop: its state has the candidates.
+        budget: of the run; the costs that it bounds are weighed too.
+        anchor_ids: candidates that are the family as it was given, small to large.
+        complete: whether the run reached its end.
+
+    Returns:
+        The frontier; it has no anchors, and nothing is written, if nothing was measured yet.
+    """
+    state, task, settings = workshop.state, workshop.task, workshop.settings
+    costs = tuple(dict.fromkeys((*settings.costs, *budget.costs)))
+    judged = judge([c.point() for c in state.candidates.values() if c.measurement], costs)
+    kept = [_with_files(p, state.made, state.folder) for p in judged if p.status == "frontier"]
+    kept.sort(key=lambda p: p.values[costs[0]])
+    frontier = Frontier(
+        task={
+            "name": task.name,
+            "metric": task.metric,
+            "input_shape": list(task.input_shape),
+            "classes": list(task.classes),
+        },
+        target=workshop.target,
+        points=tuple(kept),
+        anchors=tuple(replace(p, status="anchor", reason="") for p in judged if p.id in anchor_ids),
+        others=tuple(p for p in judged if p.status != "frontier" and p.id not in anchor_ids),
+        costs=costs,
+        budget=budget,
+        environment=environment(),
+        settings=settings.to_dict(),
+        notes=_notes(workshop),
+        seconds=state.seconds,
+        complete=complete,
+    )
+    if frontier.anchors:
+        frontier.save(state.folder)
+        for stale in (state.folder / "points").glob("*"):
+            if stale.name not in {p.id for p in kept}:
+                shutil.rmtree(stale)
+    return frontier
+
+
+def write_pages(frontier: Frontier, folder: Path, progress: Progress) -> None:
+    """Write the report and the picture; without their packages the run is whole all the same."""
+    try:
+        write_report(frontier, folder / "report.html")
+        draw_frontier(frontier, folder / "frontier.svg")
+    except MissingPackageError as error:
+        progress.say(f"No report: {error}")
+
+
+def _with_files(point: Point, made: Path, run: Path) -> Point:
+    """Copy a candidate's files to ``points/<id>`` and note their checksums."""
+    folder = run / "points" / point.id
+    digests = {}
+    for path in sorted((made / point.id).iterdir()):
+        with atomic_path(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+        digests[path.name] = sha256(folder / path.name)
+    return replace(point, files=digests, folder=folder)
+
+
+def _notes(workshop: Workshop) -> tuple[str, ...]:
+    state = workshop.state
+    barred = [
+        f"{move} was tried on the largest anchor only: {why}" for move, why in state.barred.items()
+    ]
+    failed = [f"{id} failed: {why}" for id, why in state.failures.items()]
+    return (*workshop.task.notes, *barred, *failed)
