@@ -35,7 +35,7 @@ DEMO_MEMBERS: dict[str, tuple[dict[str, int], TrainSettings]] = {
     ),
     "vit-64": (
         {"embed_dim": 64, "depth": 6, "num_heads": 4},
-        TrainSettings(epochs=30, lr=2e-3, warmup_epochs=3, weight_decay=0.1),
+        TrainSettings(epochs=45, lr=2e-3, warmup_epochs=3, weight_decay=0.1),
     ),
 }
 

@@ -91,4 +91,7 @@ class FitSettings:
         for key in value:
             if key not in legal:
                 raise RecipeError(f"fit has no setting {key!r}; {nearest(key, legal)}")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()})
+        typed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return cls(**typed)
