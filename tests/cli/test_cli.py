@@ -94,11 +94,11 @@ def test_unknown_format_is_refused(sartor, finished, tmp_path):
 
 
 def test_measure_shows_targets_side_by_side(sartor):
-    words = ["measure", "resnet10t", "--target", "cpu/eager", "--input-shape", "3,32,32", "--json"]
+    words = ["measure", "resnet18", "--target", "cpu/eager", "--input-shape", "3,32,32", "--json"]
     code, out, _ = sartor(*words)
     rows = json.loads(out)
     assert code == 0 and list(rows) == ["cpu/eager, 1 thread, batch 1"]
-    assert rows["cpu/eager, 1 thread, batch 1"]["resnet10t"]["params"] == 5436928
+    assert rows["cpu/eager, 1 thread, batch 1"]["resnet18"]["params"] == 11689512
 
 
 def test_dry_run_writes_nothing(sartor, tmp_path):

@@ -23,7 +23,8 @@ def fit_command(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            help="Small to large: timm names, package.module:function, or RUN/points/ID. Default: the demo's family."
+            help="timm names, package.module:function or RUN/points/ID, each with @weights if you "
+            "like; default: the demo's family."
         ),
     ] = None,
     data: Annotated[
