@@ -180,53 +180,54 @@ def _by_accessors(member: Member, example: Tensor) -> Anchor:
     return Anchor(
         member.name,
         _Embedding(embed, "forward_features"),
-        _stages(containers),
+        _stages(containers, lists=_LISTS),
         _Head([children[name] for name in tail], head, "forward_head"),
     )
 
 
 def _by_split(member: Member, split: Split) -> Anchor:
-    model = member.model
-    containers = [_child(member, name) for name in split.blocks]
+    containers = [_part(member, name, split) for name in split.blocks]
     if split.embed:
-        embed = _child(member, split.embed)
+        embed = _part(member, split.embed, split)
     else:
-        outer = {n.split(".")[0]: nn.Sequential() for n in split.blocks}
-        embed = _Embedding(
-            _without(model, {**outer, **{n: nn.Identity() for n in split.head}}), "forward"
-        )
-    head = nn.Sequential(*(_child(member, name) for name in split.head))
-    return Anchor(member.name, embed, _stages(containers), head)
+        embed = _Embedding(_stripped(member.model, split), "forward")
+    head = nn.Sequential(*(_part(member, name, split) for name in split.head))
+    stages = _stages(containers, lists=(nn.ModuleList,))  # a sequential is a block of the user's
+    return Anchor(member.name, embed, stages, head)
 
 
-def _child(member: Member, name: str) -> nn.Module:
+def _part(member: Member, name: str, split: Split) -> nn.Module:
     """The submodule of that dotted name, or a view of the model that runs its method of that
     name.
     """
     modules = dict(member.model.named_modules())
     if name in modules:
         return modules[name]
-    if "." not in name and callable(getattr(member.model, name, None)):
-        return _Embedding(member.model, name)
+    if name.isidentifier() and name not in split.blocks and hasattr(type(member.model), name):
+        return _Embedding(_stripped(member.model, split), name)
     raise FamilyError(
         f"The model {member.name!r} has no module or method {name!r}; its parts are "
         f"{', '.join(n for n, _ in member.model.named_children())}."
     )
 
 
-def _stages(containers: Sequence[nn.Module]) -> list[Stage]:
-    """One stage for each sequence of blocks: nested lists are stages, a flat list is one stage."""
+def _stages(containers: Sequence[nn.Module], *, lists: tuple[type, ...]) -> list[Stage]:
+    """One stage for each sequence of blocks; a single sequence of stages is opened.
+
+    Args:
+        containers: sequences of blocks, or of stages.
+        lists: an entry of one of these types, or one that has ``blocks``, is a stage.
+    """
     if len(containers) > 1:
         return [_stage(container) for container in containers]
     entries = list(containers[0].children())
-    if entries and all(_is_stage(entry) for entry in entries):
+    if entries and all(isinstance(entry, lists) or _has_blocks(entry) for entry in entries):
         return [_stage(entry) for entry in entries]
     return [Stage((), tuple(entries))]
 
 
-def _is_stage(module: nn.Module) -> bool:
-    inner = module if isinstance(module, _LISTS) else getattr(module, "blocks", None)
-    return isinstance(inner, _LISTS)
+def _has_blocks(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "blocks", None), _LISTS)
 
 
 _LISTS = (nn.Sequential, nn.ModuleList)
@@ -278,6 +279,20 @@ def _called(model: nn.Module, method: str, example: Tensor, names: Iterable[str]
         for hook in hooks:
             hook.remove()
     return called
+
+
+def _stripped(model: nn.Module, split: Split) -> nn.Module:
+    """A view of a model without the modules that its split names."""
+    view, modules = _without(model, {}), dict(model.named_modules())
+    for name in (*split.blocks, split.embed, *split.head):
+        if name and name in modules:
+            owner, *path = view, *name.split(".")
+            for part in path[:-1]:
+                inner = _without(owner._modules[part], {})  # type: ignore[arg-type]
+                owner._modules[part] = inner
+                owner = inner
+            owner._modules[path[-1]] = nn.Sequential()
+    return view
 
 
 def _without(model: nn.Module, replaced: dict[str, nn.Module], *, bare: bool = False) -> nn.Module:
