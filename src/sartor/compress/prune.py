@@ -88,7 +88,7 @@ def prune_(
         skipped = []
         for group in list(graph.get_all_groups(root_module_types=[nn.Linear, nn.Conv2d])):
             root = group[0].dep.target.module
-            reason = _reason_to_skip(group, names, ignore)
+            reason = _reason_to_skip(graph, group, names, ignore)
             units = (
                 [] if reason else _least_important(root, group, importance, names, model, config)
             )
@@ -112,15 +112,34 @@ def _count(model: nn.Module) -> dict[str, float]:
 
 
 def _reason_to_skip(
-    group: Any, names: Mapping[nn.Module, str], ignore: Callable[[nn.Module, str], bool] | None
+    graph: Any,
+    group: Any,
+    names: Mapping[nn.Module, str],
+    ignore: Callable[[nn.Module, str], bool] | None,
 ) -> str:
     layers = [(m, names[m]) for m in (d.dep.target.module for d in group) if names.get(m)]
     owner = _common_owner([name for _, name in layers])
     if not any(part.isdigit() for part in owner.split(".")):
         return "its outputs leave the block"
+    if not any(_is_consumer(graph, d.dep.handler) for d in group):
+        return "its outputs are the model's"
+    if any(_is_grouped(module) for module, _ in layers):
+        return "its units are grouped"
     if ignore and any(ignore(module, name) for module, name in layers):
         return "ignored"
     return ""
+
+
+def _is_consumer(graph: Any, cut: Any) -> bool:
+    """Whether a cut takes inputs, and inputs alone, from a layer."""
+    return graph.is_in_channel_pruning_fn(cut) and not graph.is_out_channel_pruning_fn(cut)
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    """Whether units belong to groups of equal size, which arbitrary cuts would break."""
+    if isinstance(module, nn.Conv2d):
+        return 1 < module.groups < max(module.in_channels, module.out_channels)
+    return isinstance(module, nn.GroupNorm) and module.num_groups > 1
 
 
 def _common_owner(names: list[str]) -> str:
@@ -163,7 +182,9 @@ def _least_important(
 
 
 def _attention_of(model: nn.Module, root: str) -> Any:
-    """timm's attention whose query-key-value layer has that name, or None; its heads can be cut."""
+    """The timm attention whose query-key-value layer has that name, or None; its heads can be
+    cut.
+    """
     owner = model.get_submodule(root.rpartition(".")[0])
     cuttable = all(hasattr(owner, a) for a in ("qkv", "num_heads", "head_dim", "attn_dim"))
     return owner if cuttable and root.endswith(".qkv") else None

@@ -11,18 +11,25 @@ import torch
 from torch import nn
 
 from sartor.core.errors import RecipeError
+from sartor.core.schema import check_keys
 
 __all__ = ["resize_", "shape_plan"]
 
 _ATTRIBUTES = (
     "attn_dim",
+    "groups",
     "in_channels",
     "in_features",
+    "normalized_shape",
+    "num_channels",
     "num_features",
     "num_heads",
     "out_channels",
     "out_features",
 )
+
+
+_SIZES = (int, list)
 
 
 def shape_plan(original: nn.Module, cut: nn.Module) -> dict[str, dict[str, Any]]:
@@ -34,7 +41,7 @@ def shape_plan(original: nn.Module, cut: nn.Module) -> dict[str, dict[str, Any]]
 
     Returns:
         ``tensors``: name -> shape of each parameter or buffer that differs; ``attributes``: module
-            -> attribute -> number.
+            -> attribute -> number, or list of numbers for a shape.
 
     Example:
         >>> shape_plan(nn.Linear(4, 8), nn.Linear(4, 6))["tensors"]
@@ -50,7 +57,7 @@ def shape_plan(original: nn.Module, cut: nn.Module) -> dict[str, dict[str, Any]]
     attributes = {}
     for name, module in cut.named_modules():
         changed = {
-            a: getattr(module, a)
+            a: _as_json(getattr(module, a))
             for a in _ATTRIBUTES
             if hasattr(module, a) and getattr(module, a) != getattr(modules[name], a)
         }
@@ -67,19 +74,22 @@ def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
         RecipeError: the plan names parts that the model lacks, other attributes than sizes, or
             larger shapes.
     """
+    check_keys(plan, "The recipe's plan of a cut", {"tensors": dict, "attributes": dict}, {})
     modules = dict(model.named_modules())
-    for name, changed in plan.get("attributes", {}).items():
+    for name, changed in plan["attributes"].items():
+        check_keys(changed, f"The recipe's cut of {name!r}", {}, dict.fromkeys(_ATTRIBUTES, _SIZES))
         for attribute, value in changed.items():
-            if name not in modules or attribute not in _ATTRIBUTES or type(value) is not int:
+            old = getattr(modules.get(name), attribute, None)
+            if not _is_cut(value, _as_json(old)):
                 raise RecipeError(
                     f"The recipe sets {attribute!r} of {name!r} to {value!r}, which no cut does; "
                     "fit again."
                 )
-            setattr(modules[name], attribute, value)
-    for name, shape in plan.get("tensors", {}).items():
+            setattr(modules[name], attribute, tuple(value) if isinstance(value, list) else value)
+    for name, shape in plan["tensors"].items():
         owner, _, leaf = name.rpartition(".")
         old = getattr(modules.get(owner), leaf, None)
-        if not isinstance(old, torch.Tensor) or not _is_cut(shape, old.shape):
+        if not isinstance(old, torch.Tensor) or not _is_cut(shape, list(old.shape)):
             raise RecipeError(
                 f"The recipe gives {name!r} the shape {shape}, which no cut does; fit again."
             )
@@ -88,9 +98,12 @@ def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _is_cut(shape: Any, old: torch.Size) -> bool:
-    return (
-        isinstance(shape, list)
-        and len(shape) == len(old)
-        and all(type(n) is int and 0 < n <= o for n, o in zip(shape, old, strict=True))
-    )
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_cut(new: Any, old: Any) -> bool:
+    """Whether a size, or each of as many sizes, is positive and at most what it was."""
+    if isinstance(new, list) and isinstance(old, list):
+        return len(new) == len(old) and all(map(_is_cut, new, old))
+    return type(new) is int and type(old) is int and 0 < new <= old

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import nn
 
 from sartor.core import Family, Move, MoveContext, MoveReport, MoveResult, RecipeError, Step
+from sartor.core.schema import check_keys
 
 __all__ = ["AnchorMove"]
 
@@ -33,8 +34,10 @@ class AnchorMove(Move):
     @classmethod
     def rebuild(cls, base: Family | nn.Module, step: Step, folder: Path) -> nn.Module:
         """Copy the model of that index out of the family."""
-        index = step.plan.get("index")
-        if not isinstance(base, Family) or type(index) is not int or not 0 <= index < len(base):
+        check_keys(step.config, "The recipe's anchor", {}, {})
+        check_keys(step.plan, "The recipe's anchor", {"index": int}, {})
+        index = step.plan["index"]
+        if not isinstance(base, Family) or not 0 <= index < len(base):
             raise RecipeError(
                 f"The recipe takes anchor {index!r}, which its family lacks; fit again."
             )

@@ -14,6 +14,7 @@ from torch import nn
 from sartor.compress.prune import PruneConfig, prune_
 from sartor.compress.resize import resize_, shape_plan
 from sartor.core import Family, Move, MoveContext, MoveResult, RecipeError, Step
+from sartor.core.schema import Shape, check_keys
 
 __all__ = ["PruneMove"]
 
@@ -43,4 +44,6 @@ class PruneMove(Move):
         """Give the model the shapes that the cut left."""
         if isinstance(base, Family):
             raise RecipeError("The recipe prunes before any model is chosen; fit again.")
+        kinds: Shape = {"ratio": (int, float), "round_to": int, "heads": bool}
+        check_keys(step.config, "The recipe's prune", {}, kinds)
         return resize_(base, step.plan)

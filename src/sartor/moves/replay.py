@@ -54,18 +54,19 @@ def replay(
     kinds = [_move(step) for step in recipe.steps]
     if not kinds:
         raise RecipeError("The recipe has no steps; fit again.")
+    for kind in kinds[:-1]:
+        if kind.artifact:
+            raise RecipeError(
+                f"The recipe goes on after {kind.id}, which can only be last; fit again."
+            )
     if kinds[-1].artifact:
-        return (
-            kinds[-1]
-            .rebuild(family or Family.of({"base": nn.Identity()}), recipe.steps[-1], folder)
-            .eval()
-        )
+        return _deployed(kinds[-1], recipe.steps[-1], folder)
     model: Any = family or _family(recipe, factories)
     with torch.random.fork_rng():
         for kind, step in zip(kinds, recipe.steps, strict=True):
             model = kind.rebuild(model, step, folder or Path())
     if folder is None:
-        return _eval(model)
+        return model.eval()
     try:
         model.load_state_dict(load_tensors(folder / "model.safetensors"))
     except RuntimeError as error:
@@ -74,11 +75,14 @@ def replay(
             f"The weights in {folder} do not fit the recipe ({''.join(detail).strip()[:120]}); "
             "fit again."
         ) from error
-    return _eval(model)
-
-
-def _eval(model: nn.Module) -> nn.Module:
     return model.eval()
+
+
+def _deployed(kind: type[Move], step: Step, folder: Path | None) -> nn.Module:
+    """Open the file that the last move made; what it was made from is not needed."""
+    if folder is None:
+        raise RecipeError(f"A model made by {kind.id} is a file; give the folder that holds it.")
+    return kind.rebuild(nn.Identity(), step, folder).eval()
 
 
 def _move(step: Step) -> type[Move]:

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from sartor.core import Family, Move, MoveContext, MoveReport, MoveResult, RecipeError, Step
 from sartor.core.schema import check_keys
+from sartor.nn.sources import seeded
 from sartor.stitch import StitchableNetwork, StitchSettings, stitch
 
 __all__ = ["StitchMove"]
@@ -33,7 +35,8 @@ class StitchMove(Move):
             raise RecipeError(f"sn-net takes a stitched net, got {type(model).__name__}.")
         route = model.extract(self.index).eval()
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in route.modules()):
-            torch.optim.swa_utils.update_bn(context.task.train, route)
+            with seeded(0):  # of the order of the data
+                update_bn(context.task.train, route)
             route.eval()
         plan = {"index": self.index, "route": model.configs[self.index].name}
         config = {**asdict(self.settings), "input_shape": list(context.task.input_shape)}
@@ -49,6 +52,7 @@ class StitchMove(Move):
         """Stitch the family again and extract the same route."""
         kinds = {"kernel_size": int, "stride": int, "nearest": bool, "input_shape": list}
         check_keys(step.config, "The recipe's sn-net", kinds, {"stages": (list, tuple, type(None))})
+        check_keys(step.plan, "The recipe's sn-net", {"index": int, "route": str}, {})
         config = dict(step.config)
         example = torch.zeros(1, *config.pop("input_shape"))
         stages = config.pop("stages", None)
@@ -56,9 +60,10 @@ class StitchMove(Move):
         if not isinstance(base, Family):
             raise RecipeError("The recipe stitches after another move; sn-net must come first.")
         net = stitch(base, example, settings)
-        index = step.plan.get("index")
-        if type(index) is not int or not 0 <= index < net.num_configs:
+        index, name = step.plan["index"], step.plan["route"]
+        if not 0 <= index < net.num_configs or net.configs[index].name != name:
             raise RecipeError(
-                f"The recipe takes configuration {index!r} of {net.num_configs}; fit again."
+                f"The recipe takes configuration {index!r} of {net.num_configs} as {name!r}, which "
+                "it is not; fit again."
             )
         return net.extract(index)
