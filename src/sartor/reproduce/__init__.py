@@ -1,0 +1,1 @@
+"""Published claims, each run at laptop scale against its baseline."""
