@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sartor.cli import evidence, fit, ruler, runs
+from sartor.cli import evidence, fit, loadtest, ruler, runs, serve
 from sartor.core import SartorError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,8 @@ app.command("show")(runs.show_command)
 app.command("pick")(runs.pick_command)
 app.command("export")(runs.export_command)
 app.command("measure")(ruler.measure_command)
+app.command("serve")(serve.serve_command)
+app.command("loadtest")(loadtest.loadtest_command)
 app.command("methods")(evidence.methods_command)
 app.command("reproduce")(evidence.reproduce_command)
 

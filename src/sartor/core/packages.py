@@ -12,16 +12,20 @@ __all__ = ["require"]
 _EXTRAS = {
     "accelerate": "train",
     "datasets": "hub",
+    "fastapi": "serve",
     "matplotlib": "report",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "PIL": "vision",
     "plotly": "report",
+    "prometheus_client": "serve",
+    "ray": "ray",
     "sklearn": "vision",
     "timm": "vision",
     "torch_pruning": "prune",
     "torchvision": "vision",
+    "uvicorn": "serve",
 }
 
 
