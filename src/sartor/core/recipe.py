@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,11 @@ class Step:
     move: str
     config: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # as JSON has them (lists for tuples), so that a step equals itself after a round trip
+        for name in ("config", "plan"):
+            object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -48,6 +54,9 @@ class Recipe:
 
     base: tuple[Mapping[str, Any], ...]
     steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", tuple(json.loads(json.dumps(list(map(dict, self.base))))))
 
     def then(self, step: Step) -> Recipe:
         """This recipe with one more step."""

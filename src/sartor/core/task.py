@@ -77,6 +77,56 @@ class Task:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_loader(
+        cls,
+        train: Iterable[Any],
+        evaluate: Callable[[Any], float],
+        *,
+        name: str = "custom",
+        num_classes: int | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = classify,
+        metric: str = "quality",
+    ) -> Task:
+        """Make a task of any loader and any measure of quality.
+
+        Args:
+            train: batches of (inputs (B, ...), targets); also calibrates.
+            evaluate: (model) -> quality, higher is better. It serves the planner's choices and the
+                report alike, which a note in the report says.
+            name: shown in reports.
+            num_classes: width K of the logits; ``None`` where outputs are no logits: models then
+                learn the largest anchor's outputs instead of its classes.
+            loss: (outputs, targets) -> scalar.
+            metric: name of what ``evaluate`` returns.
+
+        Raises:
+            DataError: there is not one batch of two tensors.
+
+        Example:
+            >>> batches = [(torch.zeros(2, 3), torch.tensor([0, 1]))]
+            >>> Task.from_loader(batches, lambda model: 0.5, num_classes=2).input_shape
+            (3,)
+        """
+        first = next(iter(train), None)
+        if not (isinstance(first, list | tuple) and len(first) == 2):
+            raise DataError(
+                "The loader must give batches of (inputs, targets); its first one is "
+                f"{type(first).__name__}."
+            )
+        return cls(
+            name=name,
+            train=train,
+            selection=train,
+            validation=train,
+            example=first[0][:1],
+            num_classes=num_classes,
+            loss=loss,
+            evaluate=lambda model, _: float(evaluate(model)),
+            metric=metric,
+            notes=("One evaluate function chose and reports: its figures are optimistic.",),
+        )
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,10 @@ from sartor.fit.workshop import Workshop
 from sartor.stitch import StitchableNetwork, StitchSettings, draw_config, stitch
 from sartor.train import History, TrainSettings, train
 
-__all__ = ["score", "stitch_family", "train_stitched"]
+__all__ = ["RANKING_INPUTS", "score", "stitch_family", "train_stitched"]
+
+#: selection inputs on which every configuration is ranked
+RANKING_INPUTS = 512
 
 
 def stitch_family(family: Family, task: Task, settings: FitSettings) -> StitchableNetwork:
@@ -65,9 +69,9 @@ def train_stitched(
 
 @torch.inference_mode()
 def score(net: StitchableNetwork, task: Task, progress: Progress) -> list[Scored]:
-    """FLOPs, and quality on the selection data, of every configuration."""
+    """FLOPs, and quality on the first selection data, of every configuration."""
     net.eval()
-    batches = list(task.selection)
+    batches = _first(task, RANKING_INPUTS)
     scored = []
     for index, config in enumerate(net.configs):
         net.set_config(index)
@@ -77,3 +81,15 @@ def score(net: StitchableNetwork, task: Task, progress: Progress) -> list[Scored
         )
         progress.advance(config.name)
     return scored
+
+
+def _first(task: Task, count: int) -> list[Any]:
+    """Batches of the selection data, held in memory, until there are ``count`` inputs."""
+    batches: list[Any] = []
+    seen = 0
+    for batch in task.selection:
+        batches.append(batch)
+        seen += len(batch[0])
+        if seen >= count:
+            break
+    return batches
