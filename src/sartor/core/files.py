@@ -78,18 +78,10 @@ def _refuse_constant(name: str) -> Any:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
-    with path.open("rb") as opened:
-        return (
-            hashlib.file_digest(opened, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha256(opened)
-        )
-
-
-def _sha256(opened: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while chunk := opened.read(1 << 20):
-        digest.update(chunk)
+    with path.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
