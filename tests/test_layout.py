@@ -123,7 +123,8 @@ def test_public_names_are_listed_and_documented(path: Path) -> None:
     defined = {
         node.name: node
         for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
     }
     if not listed:
         assert not defined, f"no __all__, but {', '.join(defined)}"

@@ -142,3 +142,9 @@ def test_a_block_of_the_middle_anchor_always_runs() -> None:
 def test_refusals(depths: list[tuple[int, ...]], settings: dict, message: str) -> None:
     with pytest.raises(FamilyError, match=message):
         enumerate_configs(depths, **settings)
+
+
+def test_windows_that_leave_gaps_are_told() -> None:
+    with pytest.warns(UserWarning, match="stride of at most kernel_size"):
+        configs = enumerate_configs([(4,), (4,)], kernel_size=1, stride=2)
+    assert len(configs) == 4  # two anchors, and the stitches of blocks 0 and 2

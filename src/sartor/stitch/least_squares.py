@@ -7,6 +7,8 @@ and see clean images, where the official code leaves drop-path and augmentation 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,13 @@ def least_squares_affine(x: Tensor, y: Tensor, ridge: float = 0.0) -> tuple[Tens
     """
     rows = x.flatten(0, -2).double().cpu()  # (M, C_in)
     wanted = y.flatten(0, -2).double().cpu()  # (M, C_out)
+    if len(rows) <= rows.shape[1] and not ridge:
+        warnings.warn(
+            f"{len(rows)} features of width {rows.shape[1]} do not determine a map; give more "
+            "inputs "
+            "or a ridge above 0.",
+            stacklevel=2,
+        )
     rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)  # (M, C_in + 1)
     if ridge:
         width = rows.shape[1]

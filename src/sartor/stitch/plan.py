@@ -10,6 +10,7 @@ one.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -200,6 +201,13 @@ def _validate(depths: Sequence[Sequence[int]], kernel_size: int, stride: int) ->
     if kernel_size < 1 or stride < 1:
         raise FamilyError(
             f"Stitching needs kernel_size and stride of at least 1, got {kernel_size} and {stride}."
+        )
+    if stride > kernel_size:
+        warnings.warn(
+            f"Stitching windows of {kernel_size} blocks at every {stride} leave blocks between "
+            "them "
+            "that are never stitched; use a stride of at most kernel_size.",
+            stacklevel=3,
         )
     if len({len(d) for d in depths}) != 1:
         raise FamilyError(
