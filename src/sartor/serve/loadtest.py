@@ -20,7 +20,7 @@ from sartor.serve.arrivals import arrivals
 from sartor.serve.client import Client
 from sartor.serve.decode import NPY_TYPE
 
-__all__ = ["LoadReport", "LoadSettings", "Outcome", "draw_load", "load_test", "summarise"]
+__all__ = ["LoadReport", "LoadSettings", "Outcome", "draw_load", "summarise"]
 
 
 @dataclass(frozen=True, kw_only=True)
