@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from sartor.cli.progress import TerminalProgress
-from sartor.core import BudgetError, Frontier, SartorError
+from sartor.core import BudgetError, Frontier, SartorError, Target
 
 __all__ = ["fit_command"]
 
@@ -72,7 +72,7 @@ def fit_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the frontier as JSON.")] = False,
 ) -> None:
     """Turn a family of models into a measured accuracy-versus-cost frontier of ready models."""
-    from sartor.fit import FitSettings, prepare_run
+    from sartor.fit import FitSettings, Loading, prepare_run
 
     demo = models is None and data is None
     asked = {
@@ -90,15 +90,15 @@ def fit_command(
         run = prepare_run(
             models,
             data,
-            target=target,
-            threads=threads,
-            batch=batch or (_DEMO_BATCH if demo else None),
+            target=Target.parse(
+                target,
+                threads=threads,
+                batch=_DEMO_BATCH if demo and batch is None else batch,
+            ),
             budget=budget,
             out=out or Path("runs") / ("demo" if demo else _name(data)),
             settings=FitSettings.from_dict({**(_DEMO if demo else {}), **given}),
-            pretrained=pretrained,
-            batch_size=batch_size,
-            workers=workers,
+            loading=Loading(pretrained=pretrained, batch_size=batch_size, workers=workers),
             progress=progress,
             dry=dry_run,
         )

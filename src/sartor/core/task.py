@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,10 @@ class Task:
         evaluate: (model, batches) -> quality, higher is better, in [0, 1] for accuracy.
         metric: name of what ``evaluate`` returns.
         classes: names of the classes, if they have any.
+        preprocess: how a picture becomes an input: ``mean`` and ``std`` of each channel, of pixels
+            in 0..1, after resizing; ``None`` where inputs are no pictures, or their scale is
+            unknown.
+        notes: sentences for the report, such as what was left out of the data.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Task:
     evaluate: Callable[[Any, Iterable[Any]], float] = accuracy
     metric: str = "accuracy"
     classes: tuple[str, ...] = ()
+    preprocess: Mapping[str, Sequence[float]] | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod

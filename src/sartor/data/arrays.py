@@ -84,6 +84,9 @@ def array_task(
         example=fit_images(torch.zeros(1, *images.shape[1:]), image_size),
         num_classes=num_classes,
         classes=tuple(str(index) for index in range(num_classes)),
+        preprocess={"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+        if images.dtype == torch.uint8
+        else None,
     )
 
 

@@ -85,4 +85,5 @@ def digits_task(
         example=fit_images(torch.zeros(1, 1, 8, 8), image_size),
         num_classes=10,
         classes=tuple(str(digit) for digit in range(10)),
+        preprocess={"mean": (mean / 16).tolist(), "std": (std / 16).tolist()},
     )

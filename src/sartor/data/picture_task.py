@@ -88,8 +88,20 @@ def picture_task(
         example=torch.zeros(1, *preparation.size),
         num_classes=len(classes),
         classes=classes,
+        preprocess=_preprocess(preparation),
         notes=tuple(note for check in checks for note in check.notes),
     )
+
+
+def _preprocess(preparation: Preparation) -> dict[str, list[float]]:
+    """Mean and deviation of each input channel; those of grey inputs, the mean of three
+    normalised channels, follow for grey pictures.
+    """
+    mean, std = torch.tensor(preparation.mean), torch.tensor(preparation.std)  # (3,)
+    if preparation.size[0] == 1:
+        scale = 1 / (1 / std).mean(0, keepdim=True)
+        mean, std = (mean / std).mean(0, keepdim=True) * scale, scale
+    return {"mean": mean.tolist(), "std": std.tolist()}
 
 
 def _held(chosen: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def publish(
             "metric": task.metric,
             "input_shape": list(task.input_shape),
             "classes": list(task.classes),
+            "preprocess": _plain(task.preprocess),
         },
         target=workshop.target,
         points=tuple(kept),
@@ -72,6 +74,10 @@ def write_pages(frontier: Frontier, folder: Path, progress: Progress) -> None:
         draw_frontier(frontier, folder / "frontier.svg")
     except MissingPackageError as error:
         progress.say(f"No report: {error}")
+
+
+def _plain(preprocess: Mapping[str, Sequence[float]] | None) -> dict[str, list[float]] | None:
+    return {key: list(values) for key, values in preprocess.items()} if preprocess else None
 
 
 def _with_files(point: Point, made: Path, run: Path) -> Point:
