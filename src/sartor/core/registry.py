@@ -52,7 +52,7 @@ _BUILT_IN = (
         role="stitch",
         summary="stitch a family of pretrained models into one elastic network",
         source="Pan, Cai, Zhuang, CVPR 2023, arXiv 2302.06586",
-        verb="sartor.stitch.sn_net:StitchableNetwork",
+        verb="sartor.stitch.sn_net:stitch",
         move="sartor.moves.stitch:StitchMove",
         reproduce="sartor.reproduce.sn_net",
     ),

@@ -4,15 +4,11 @@ out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from sartor.core.modes import eval_mode
-
-if TYPE_CHECKING:
-    from sartor.stitch.anchor import Anchor
+from sartor.stitch.anchor import Anchor
 
 __all__ = ["CONVOLUTIONS", "channels_last", "channels_of", "same_grid", "trace"]
 
