@@ -54,6 +54,7 @@ class StitchableNetwork(Elastic):
         configs: the routes, the anchors alone first; those whose features do not fit together are
             left out.
         make_layer: makes a stitching layer with ``weight`` and ``bias``.
+        spare: stitches that get a layer although no route has them.
 
     Raises:
         FamilyError: features fit together nowhere.
@@ -70,6 +71,7 @@ class StitchableNetwork(Elastic):
         example: Tensor,
         configs: Sequence[StitchConfig],
         make_layer: LayerMaker | None = None,
+        spare: Sequence[Stitch] = (),
     ) -> None:
         super().__init__()
         make_layer = make_layer or affine_layer
@@ -90,7 +92,8 @@ class StitchableNetwork(Elastic):
                 "no later block is left; give models with the same input and patch size, from "
                 "shallow to deep."
             )
-        for stitch in (s for c in self._configs for s in c.stitches):
+        self._stitches = {s for c in self._configs for s in c.stitches} | set(spare)
+        for stitch in (*(s for c in self._configs for s in c.stitches), *spare):
             if stitch.key not in self.stitch_layers:
                 joint = _joint(traces, stitch)
                 widths = [channels_of(f, self.layout) for f in joint]
@@ -99,7 +102,7 @@ class StitchableNetwork(Elastic):
         self._routes = tuple(tuple(self._modules_of(c)) for c in self._configs)
         self._example = example[:1]
         self._flops: tuple[int, ...] = ()
-        self._route = self._routes[0]
+        self._chosen, self._route = 0, self._routes[0]
 
     @property
     def configs(self) -> tuple[StitchConfig, ...]:
@@ -117,7 +120,7 @@ class StitchableNetwork(Elastic):
         Raises:
             FamilyError: there is no such configuration.
         """
-        self._route = self._route_of(index)
+        self._chosen, self._route = index, self._route_of(index)
 
     def sample_config(self, generator: torch.Generator | None = None) -> int:
         """Draw a configuration uniformly, set it and return its number."""
@@ -170,7 +173,7 @@ class StitchableNetwork(Elastic):
         """
         traces = [trace(anchor, batch) for anchor in self.anchors]
         maps: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for stitches in _by_front({s for c in self._configs for s in c.stitches}):
+        for stitches in _by_front(self._stitches):
             ends = [channels_last(_joint(traces, s)[1], self.layout) for s in stitches]
             front = channels_last(_joint(traces, stitches[0])[0], self.layout)
             weight, bias = least_squares_affine(front, torch.cat(ends, dim=-1), ridge)
@@ -179,10 +182,12 @@ class StitchableNetwork(Elastic):
                 stitches, weight.split(widths), bias.split(widths), strict=True
             ):
                 maps[stitch.key].append((w, b))
+        self.stitch_layers.train()  # in which layers with a merged weight have it apart
         for key, pairs in maps.items():
             layer: Any = self.stitch_layers[key]
             layer.weight.copy_(torch.stack([w for w, _ in pairs]).mean(0).view_as(layer.weight))
             layer.bias.copy_(torch.stack([b for _, b in pairs]).mean(0))
+        self.stitch_layers.train(self.training)
 
     def _route_of(self, index: int) -> tuple[nn.Module, ...]:
         if not 0 <= index < len(self._routes):
@@ -232,10 +237,13 @@ def _common_layout(anchors: Sequence[Anchor]) -> str:
 
 
 def _joint(traces: Sequence[Any], stitch: Stitch) -> tuple[Tensor, Tensor]:
-    """Output of the front block, and input of the end block, that a stitch joins."""
-    return traces[stitch.front][stitch.stage, stitch.j][1], traces[stitch.end][
-        stitch.stage, stitch.q
-    ][0]
+    """Output of the front block, and input of the end block, that a stitch joins; the end of a
+    stage is what leaves its last block.
+    """
+    front, end = traces[stitch.front], traces[stitch.end]
+    at = (stitch.stage, stitch.q)
+    into = end[at][0] if at in end else end[stitch.stage, stitch.q - 1][1]
+    return front[stitch.stage, stitch.j][1], into
 
 
 def _by_front(stitches: set[Stitch]) -> list[list[Stitch]]:
