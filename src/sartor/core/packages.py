@@ -12,6 +12,7 @@ __all__ = ["require"]
 _EXTRAS = {
     "accelerate": "train",
     "datasets": "hub",
+    "diffusers": "diffusion",
     "fastapi": "serve",
     "matplotlib": "report",
     "onnx": "onnx",
@@ -25,6 +26,7 @@ _EXTRAS = {
     "timm": "vision",
     "torch_pruning": "prune",
     "torchvision": "vision",
+    "transformers": "diffusion",
     "uvicorn": "serve",
 }
 
