@@ -57,6 +57,15 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.sn_net",
     ),
     Method(
+        slug="scalenet",
+        role="stitch",
+        summary="deepen a pretrained transformer with layers that share its weights",
+        source="Hao et al., IEEE TIP 2025, arXiv 2510.18431",
+        verb="sartor.stitch.scalenet:scale_depth",
+        move="sartor.moves.scalenet:ScaleNetMove",
+        reproduce="sartor.reproduce.scalenet",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
