@@ -69,6 +69,7 @@ def test_cost_and_size_are_those_of_the_plain_module() -> None:
     net, example = made(), noise(1, 3, 16, 16)
     plain = [net.extract(index) for index in range(4)]
     assert [net.flops(i) for i in range(4)] == [count_flops(p, example) for p in plain]
+    assert copy.deepcopy(made()).to("meta").flops(2) == net.flops(2)  # on whatever device
     large = pair().models[1]
     # no final norm, as the head reads the blocks themselves
     assert net.num_params(1) == count_params(large) - count_params(large.backbone.norm)

@@ -131,6 +131,7 @@ def test_the_ends_of_the_cost_are_the_anchors() -> None:
     flops = [net.flops(i) for i in range(net.num_configs)]
     assert min(flops) == flops[0] and max(flops) == flops[1]
     assert all(flops[0] < f < flops[1] for f in flops[2:])
+    assert [made((4, 8)).to("meta").flops(i) for i in (0, 3)] == [flops[0], flops[3]]
 
 
 def test_the_frozen_maps_are_left_out_of_training() -> None:

@@ -13,8 +13,9 @@ from sartor.data.digits import digits_task
 from sartor.data.folder import folder_task
 from sartor.data.hub import hub_task
 from sartor.data.pictures import Normalization
+from sartor.data.shapes import shapes_task
 
-__all__ = ["array_task", "digits_task", "folder_task", "hub_task", "load_task"]
+__all__ = ["array_task", "digits_task", "folder_task", "hub_task", "load_task", "shapes_task"]
 
 
 def load_task(

@@ -122,7 +122,8 @@ class DenseNetwork(Elastic):
         """FLOPs of configuration ``index`` for one input, multiply and add counted apart."""
         steps, taps = self._route_of(index)
         if index not in self._flops:
-            self._flops[index] = count_flops(DenseRoute(steps, taps, self.head), self._example)
+            example = self._example.to(next(self.parameters()).device)
+            self._flops[index] = count_flops(DenseRoute(steps, taps, self.head), example)
         return self._flops[index]
 
     def num_params(self, index: int) -> int:

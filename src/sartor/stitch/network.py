@@ -216,7 +216,7 @@ class StitchableNetwork(Elastic):
         counted: dict[nn.Module, int] = {}
         with eval_mode(self), torch.no_grad():
             for route in self._routes[: len(self.anchors)]:
-                features = self._example
+                features = self._example.to(next(self.parameters()).device)
                 for module in route:
                     counted[module] = count_flops(module, features)
                     features = module(features)
