@@ -26,7 +26,7 @@ _EXTRAS = {
     "timm": "vision",
     "torch_pruning": "prune",
     "torchvision": "vision",
-    "transformers": "diffusion",
+    "transformers": "llm",
     "uvicorn": "serve",
 }
 
