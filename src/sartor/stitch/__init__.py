@@ -1,7 +1,7 @@
 """From a family of pretrained models to one elastic network."""
 
 from sartor.stitch.anchor import Anchor
-from sartor.stitch.dense import DenseNetwork, stitch_dense
+from sartor.stitch.dense import DenseNetwork, is_dense, stitch_dense
 from sartor.stitch.discovery import find_anchor
 from sartor.stitch.esta import AdaptedNetwork, EstaSettings, adapt_stitchable
 from sartor.stitch.flops_groups import GroupedStitchSampler, group_by_flops
@@ -41,6 +41,7 @@ __all__ = [
     "flops_sampler",
     "folded",
     "group_by_flops",
+    "is_dense",
     "least_squares_affine",
     "stitch",
     "stitch_dense",
