@@ -33,7 +33,7 @@ def test_quality_is_of_all_samples_together() -> None:
     real = torch.cat([y for _, y in task.validation])
     made = torch.cat([x for x, _ in task.validation])
     quality = task.evaluate(nn.Identity(), task.validation)
-    assert quality == pytest.approx(-energy_distance(made, real)) and quality < -1
+    assert quality == pytest.approx(1 / (1 + energy_distance(made, real))) and quality < 0.5
     held = torch.cat([x for x, _ in task.selection])
     assert not torch.isin(held[:, 0], made[:, 0]).any(), "choices and report share no noise"
 

@@ -2,6 +2,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -94,3 +95,11 @@ def test_showing() -> None:
 def test_it_knows_the_machine() -> None:
     made = Evidence(slug="a", claim="b", measure="c", baseline=0, measured=1, checks=(), tables={})
     assert "packages" in made.environment
+
+
+def test_saving_writes_json_and_pictures(tmp_path: Path) -> None:
+    made = evidence(pictures={"grid": "<svg/>"})
+    paths = made.save(tmp_path / "new")
+    assert [path.name for path in paths] == ["evidence.json", "grid.svg"]
+    assert paths[1].read_text(encoding="utf-8") == "<svg/>"
+    assert Evidence.from_dict(json.loads(paths[0].read_text(encoding="utf-8"))) == made

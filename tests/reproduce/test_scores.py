@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sartor.reproduce.scores import hypervolume, spearman
+from sartor.reproduce.scores import hypervolume, r_squared, spearman
 
 GRID = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=7)
 
@@ -47,3 +47,13 @@ def test_spearman() -> None:
 def test_spearman_of_a_monotone_map_is_one(values: list[int]) -> None:
     assert spearman(values, [v**3 for v in values]) == pytest.approx(1)
     assert spearman(values, [-v for v in values]) == pytest.approx(-1)
+
+
+def test_r_squared_against_the_residuals() -> None:
+    numpy = pytest.importorskip("numpy")
+    x, y = [0.0, 1.0, 2.0, 3.0], [1.0, 2.5, 2.0, 5.0]
+    slope, start = numpy.polyfit(x, y, 1)
+    left = sum((b - start - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    total = sum((b - sum(y) / 4) ** 2 for b in y)
+    assert r_squared(x, y) == pytest.approx(1 - left / total)
+    assert r_squared(x, [3.0] * 4) == r_squared([1.0] * 4, y) == 0

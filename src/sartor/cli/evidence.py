@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +34,9 @@ def reproduce_command(
         bool, typer.Option("--quick", help="One seed, shorter: a smoke test.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write evidence.json and the pictures into this folder.")
+    ] = None,
 ) -> None:
     """Run a paper's claim at laptop scale against its baseline; exit code 3 if it does not hold."""
     method = find(slug)
@@ -41,9 +45,13 @@ def reproduce_command(
             f"{slug!r} is no published system of the line; see `sartor methods` for those that are."
         )
     evidence = attribute(f"{method.reproduce}:run")(quick=quick)
+    written = evidence.save(out) if out else []
     if as_json:
         sys.stdout.write(json.dumps(evidence.to_dict()) + "\n")
     else:
-        evidence.show(Console())
+        console = Console()
+        evidence.show(console)
+        for path in written:
+            console.print(f"wrote {path}", highlight=False, markup=False)
     if not evidence.passed:
         raise typer.Exit(3)

@@ -66,6 +66,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.scalenet",
     ),
     Method(
+        slug="t-stitch",
+        role="stitch",
+        summary="let a small diffusion model take the early denoising steps, a large one the rest",
+        source="Pan et al., 2024, arXiv 2402.14167",
+        verb="sartor.stitch.t_stitch:TrajectoryStitcher",
+        reproduce="sartor.reproduce.t_stitch",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",

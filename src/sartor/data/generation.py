@@ -75,7 +75,8 @@ def generation_task(*, samples: int = 597, batch_size: int = 200, seed: int = 0)
     """Make the task of samplers: noise (B, 64) in, digits (B, 64) out.
 
     Inputs are standard normal noise, targets real digits; they belong together only as samples of
-    two distributions. Quality is the negative energy distance between all outputs and all targets.
+    two distributions. Quality is 1 / (1 + energy distance) between all outputs and all targets: 1
+    for samples that cannot be told from the digits, towards 0 for others.
 
     Args:
         samples: made for the validation split, at least 1; a third of them for the selection split.
@@ -87,7 +88,7 @@ def generation_task(*, samples: int = 597, batch_size: int = 200, seed: int = 0)
 
     Example:
         >>> generation_task().metric
-        'negative energy distance'
+        'closeness'
     """
     if samples < 1 or batch_size < 1:
         raise DataError(
@@ -110,8 +111,8 @@ def generation_task(*, samples: int = 597, batch_size: int = 200, seed: int = 0)
         example=torch.zeros(1, digits.train.shape[1]),
         loss=nn.functional.mse_loss,
         evaluate=_quality,
-        metric="negative energy distance",
-        notes=("Quality is minus the energy distance between generated and real digits.",),
+        metric="closeness",
+        notes=("Closeness is 1 / (1 + energy distance) between generated and real digits.",),
     )
 
 
@@ -121,4 +122,4 @@ def _quality(model: Any, batches: Iterable[Any]) -> float:
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device = first.device if first is not None else torch.device("cpu")
     made = torch.cat([model(noise.to(device)).cpu() for noise, _ in pairs])
-    return -energy_distance(made, torch.cat([real for _, real in pairs]))
+    return 1 / (1 + energy_distance(made, torch.cat([real for _, real in pairs])))

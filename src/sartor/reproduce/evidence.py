@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sartor.core.errors import RecipeError, nearest
+from sartor.core.files import write_json, write_text
 from sartor.measure import environment
 
 __all__ = ["Check", "Evidence", "Row"]
@@ -74,6 +76,7 @@ class Evidence:
         measured: the headline number of the method.
         checks: the questions, those that decide first.
         tables: title -> rows; the columns are those of the first row.
+        pictures: file name without ending -> text of an SVG.
         losses: where the method loses, each a sentence with numbers.
         notes: what a reader must know to judge.
         seeds: every seed that was run.
@@ -88,6 +91,7 @@ class Evidence:
     measured: float
     checks: tuple[Check, ...]
     tables: Mapping[str, Sequence[Row]]
+    pictures: Mapping[str, str] = field(default_factory=dict)
     losses: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -131,6 +135,17 @@ class Evidence:
         checks = tuple(Check(**{n: check[n] for n in names}) for check in given["checks"])
         lists = {k: tuple(v) for k, v in given.items() if isinstance(v, list)}
         return cls(**{**given, **lists, "checks": checks})
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write ``evidence.json`` and the pictures, and return their paths.
+
+        Args:
+            folder: made if it is not there; files of these names are replaced.
+        """
+        write_json(folder / "evidence.json", self.to_dict())
+        for name, text in self.pictures.items():
+            write_text(folder / f"{name}.svg", text)
+        return [folder / "evidence.json", *(folder / f"{name}.svg" for name in self.pictures)]
 
     def show(self, console: Console) -> None:
         """Print claim, tables, checks, losses and notes."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
-__all__ = ["hypervolume", "spearman"]
+__all__ = ["hypervolume", "r_squared", "spearman"]
 
 
 def hypervolume(points: Iterable[tuple[float, float]], *, cost: float, quality: float) -> float:
@@ -52,3 +53,18 @@ def _centred_ranks(values: Sequence[float]) -> list[float]:
     ranks = {v: ordered.index(v) + (ordered.count(v) - 1) / 2 for v in set(ordered)}
     middle = (len(ordered) - 1) / 2
     return [ranks[v] - middle for v in values]
+
+
+def r_squared(inputs: Sequence[float], outputs: Sequence[float]) -> float:
+    """Share of the variance of ``outputs`` that the best straight line in ``inputs`` explains.
+
+    Returns:
+        A number in [0, 1]; 0 if one of them is constant.
+
+    Example:
+        >>> r_squared([0, 1, 2], [1, 3, 5])
+        1.0
+    """
+    if len(set(inputs)) < 2 or len(set(outputs)) < 2:
+        return 0.0
+    return statistics.correlation(inputs, outputs) ** 2
