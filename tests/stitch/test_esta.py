@@ -283,7 +283,7 @@ def test_a_resumed_training_goes_on_identically() -> None:
 
 
 def test_deployment_keeps_the_anchors_and_the_best_of_each_interval() -> None:
-    net = adapted(warmup_visits=0)
+    net = trained(warmup_visits=0)
     with pytest.raises(RecipeError, match="no score yet"):
         net.select()
     for index in range(net.num_configs):

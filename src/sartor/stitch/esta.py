@@ -6,8 +6,8 @@ self-attention and stitching layers that all stitches share, biases of each stit
 gathered in training, sampling and deployment by importance. Decided here: every beta starts at
 zero, a stitch has one in each adapted layer of its route and none elsewhere; rank 8, scale 1;
 stitching layers keep their least-squares map frozen; the classifiers of the anchors are trained in
-full; anchors alone count as stitches. Deviation: the loss is the caller's, no distillation is
-built in.
+full; anchors alone count as stitches; importance is summed over B and the biases. Deviation: the
+loss is the caller's, no distillation is built in.
 """
 
 from __future__ import annotations
@@ -133,14 +133,18 @@ class AdaptedNetwork(StitchableNetwork):
         """Add the score of the configuration that just ran to :attr:`importance`; call it after
         backward, before clipping and the optimiser's step.
 
+        Scored is what starts at zero, B and the biases: A starts at random and the head is the same
+        for many configurations, so that they say less about a route.
+
         Args:
             grad_scale: factor that the gradients carry, such as that of an fp16 gradient scaler.
 
         Raises:
             TrainingError: the score is not finite.
         """
-        trained = (p for p in self.parameters() if p.requires_grad)
-        self.importance.update(self._active.index, trained, grad_scale=grad_scale)
+        layers = (m for m in self.modules() if isinstance(m, StitchSpecificLoRALinear))
+        learned = (p for layer in layers for p in layer.learned_parameters())
+        self.importance.update(self._active.index, learned, grad_scale=grad_scale)
 
     def select(self, num_intervals: int = 3, top_k: int = 1) -> list[int]:
         """Choose what to deploy without evaluating anything: in each interval of FLOPs the most

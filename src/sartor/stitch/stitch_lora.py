@@ -8,7 +8,7 @@ public; where biases start and which configurations have one is decided here (se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +138,11 @@ class StitchSpecificLoRALinear(Foldable):
                 + (zero if beta is None else beta)
             )
         return plain.train(self.training)
+
+    def learned_parameters(self) -> Iterator[nn.Parameter]:
+        """What starts at zero: B, and the biases of all configurations."""
+        yield self.lora_b
+        yield from self.stitch_bias.values()
 
     def num_params(self, index: int) -> int:
         """Number of parameters of the plain layer of one configuration."""
