@@ -3,7 +3,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from sartor.core import Move, RecipeError, registry
+from sartor.core import Engine, Move, RecipeError, registry
 from sartor.core.errors import MissingPackageError, nearest
 from sartor.core.packages import require
 
@@ -17,7 +17,10 @@ def test_every_row_leads_somewhere(row: registry.Method) -> None:
     if row.move:
         move = registry.attribute(row.move)
         assert issubclass(move, Move) and move.id == row.slug
-        assert move.after <= set(registry.moves())
+        assert move.after <= {"start", *registry.moves()}
+    if row.engine:
+        engine = registry.attribute(row.engine)
+        assert issubclass(engine, Engine) and engine.id == row.slug and row.move
     if row.reproduce:
         assert callable(importlib.import_module(row.reproduce).run)
 
@@ -27,6 +30,7 @@ def test_finding_and_listing() -> None:
     assert {row.slug for row in registry.methods("int8-*")} == {"int8-dynamic", "int8-static"}
     assert {row.role for row in registry.methods("compress")} == {"compress"}
     assert registry.methods("nothing*") == ()
+    assert "sn-net" in registry.engines() and "prune" not in registry.engines()
     with pytest.raises(RecipeError, match="did you mean 'sn-net'"):
         registry.find("snnet")
 

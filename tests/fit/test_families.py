@@ -86,7 +86,7 @@ def test_any_loader_and_any_measure_of_quality(tmp_path):
         return torch.nn.functional.mse_loss(outputs[:, :1], targets)
 
     task = Task.from_loader(loader, quality, loss=loss, metric="1 / (1 + MSE)")
-    settings = FitSettings(epochs=2, routes=2, moves=("sn-net",), costs=("flops",))
+    settings = FitSettings(epochs=2, routes=2, moves=(), costs=("flops",))
     frontier = fit(
         tiny_conv_family(), task, target="cpu/eager", out=tmp_path / "run", settings=settings
     )
@@ -101,7 +101,7 @@ def test_launched_by_torchrun_ends_in_the_frontier_of_one_process(tmp_path):
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
     words = ["--models", "test_vit", "test_vit2", "--data", str(tmp_path / "data.npz")]
     words += ["--target", "cpu/eager"]
-    words += ["--epochs", "1", "--routes", "2", "--moves", "sn-net", "--cost", "flops"]
+    words += ["--epochs", "1", "--routes", "2", "--moves", "none", "--cost", "flops"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launch += ["--rdzv-endpoint=localhost:0", "-m", "sartor.cli"]

@@ -193,7 +193,7 @@ def test_budgeted_costs_are_weighed(tmp_path):
 
 def test_a_seconds_limit_still_ends_in_a_frontier(tmp_path):
     settings = FitSettings(
-        **{**tiny.SETTINGS.to_dict(), "seconds": 0.001, "moves": ("sn-net", "prune")}
+        **{**tiny.SETTINGS.to_dict(), "seconds": 0.001, "moves": ("prune",)}
     )
     frontier = tiny.run(tmp_path / "run", settings=settings)
     assert frontier.complete and len(frontier) >= 1
@@ -202,7 +202,7 @@ def test_a_seconds_limit_still_ends_in_a_frontier(tmp_path):
 
 def test_a_family_of_one_is_not_stitched(tmp_path):
     alone = tiny.family().members[:1]
-    settings = FitSettings(moves=("sn-net", "prune"), recovery_epochs=0, prune_ratios=(0.5,))
+    settings = FitSettings(moves=("prune",), recovery_epochs=0, prune_ratios=(0.5,))
     family = type(tiny.family())(alone)
     frontier = fit(family, "digits", target="cpu/eager", out=tmp_path / "run", settings=settings)
     ids = {p.id for p in (*frontier.points, *frontier.anchors, *frontier.others)}

@@ -56,7 +56,7 @@ def test_dominated_routes_only_fill_what_the_front_leaves():
 
 
 def test_variants_follow_order_and_runtime():
-    allowed = ("sn-net", "prune", "int8-dynamic", "int8-static")
+    allowed = ("prune", "int8-dynamic", "int8-static")
     on_anchor = variants("m", ("anchor",), allowed, "onnxruntime", (0.25, 0.5))
     assert [v.id for v in on_anchor] == [
         "m+prune25",

@@ -21,7 +21,7 @@ SETTINGS = FitSettings(
     routes=3,
     prune_ratios=(0.5,),
     recovery_epochs=1,
-    moves=("sn-net", "prune"),
+    moves=("prune",),
     costs=("flops",),
 )
 

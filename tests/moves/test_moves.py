@@ -10,7 +10,7 @@ from sartor.core import Family, RecipeError, Step, Task
 from sartor.moves.anchor import AnchorMove
 from sartor.moves.int8 import DynamicInt8Move, StaticInt8Move
 from sartor.moves.prune import PruneMove
-from sartor.moves.stitch import StitchMove
+from sartor.moves.sn_net import SnNetMove
 from sartor.stitch import StitchSettings, stitch
 from sartor.testing import MoveContract, tiny_resnet_family, tiny_task, tiny_vit_family
 
@@ -41,8 +41,8 @@ class TestAnchor(ViTContract):
 
 
 class TestStitch(ViTContract):
-    def move(self) -> StitchMove:
-        return StitchMove(index=6)
+    def move(self) -> SnNetMove:
+        return SnNetMove(index=6)
 
     def base(self) -> Family:
         return tiny_vit_family()
@@ -67,13 +67,13 @@ class TestStitch(ViTContract):
     def test_tampered_plans(self, plan: dict, message: str) -> None:
         config = {"kernel_size": 2, "stride": 1, "nearest": True, "input_shape": [1, 8, 8]}
         with pytest.raises(RecipeError, match=message):
-            StitchMove.rebuild(self.base(), Step(move="sn-net", config=config, plan=plan), None)
+            SnNetMove.rebuild(self.base(), Step(move="sn-net", config=config, plan=plan), None)
 
     def test_it_must_come_first(self) -> None:
         config = {"kernel_size": 2, "stride": 1, "nearest": True, "input_shape": [1, 8, 8]}
         step = Step(move="sn-net", config=config, plan={"index": 0, "route": "a0"})
         with pytest.raises(RecipeError, match="must come first"):
-            StitchMove.rebuild(nn.Identity(), step, None)
+            SnNetMove.rebuild(nn.Identity(), step, None)
 
 
 class TestStitchedResNet(MoveContract):
@@ -82,8 +82,8 @@ class TestStitchedResNet(MoveContract):
     def task(self) -> Task:
         return tiny_task((1, 32, 32), num_classes=4)
 
-    def move(self) -> StitchMove:
-        return StitchMove(index=4, settings=StitchSettings(stages=(1, 2)))
+    def move(self) -> SnNetMove:
+        return SnNetMove(index=4, settings=StitchSettings(stages=(1, 2)))
 
     def base(self) -> Family:
         return tiny_resnet_family()
@@ -144,7 +144,7 @@ def test_recalibrated_batch_norms_do_not_depend_on_the_random_state() -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        route = StitchMove(index=4).apply(net, Context(contract.task())).model
+        route = SnNetMove(index=4).apply(net, Context(contract.task())).model
         assert torch.equal(before, torch.get_rng_state())
         states.append(copy.deepcopy(route.state_dict()))
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])

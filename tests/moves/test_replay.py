@@ -19,7 +19,7 @@ from sartor.core import (
 )
 from sartor.moves.prune import PruneMove
 from sartor.moves.replay import describe_base, replay
-from sartor.moves.stitch import StitchMove
+from sartor.moves.sn_net import SnNetMove
 from sartor.stitch import stitch
 from sartor.testing import tiny_conv_family, tiny_task, tiny_vit_family
 from sartor.train import save_tensors
@@ -46,7 +46,7 @@ def test_stitch_then_prune_comes_back_from_json_and_weights_alone(tmp_path: Path
     )
     net = stitch(family, task.example)
     net.init_stitches(task.batch(32))
-    first = StitchMove(index=8).apply(net, context)
+    first = SnNetMove(index=8).apply(net, context)
     second = PruneMove(config=PruneConfig(ratio=0.5)).apply(first.model, context)
     save_tensors(second.model.state_dict(), tmp_path / "model.safetensors")
     made = through_json(recipe(first.step, second.step))

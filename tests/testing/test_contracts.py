@@ -28,6 +28,9 @@ class Sound(Elastic):
             raise IndexError(index)
         self._modules["chosen"] = self.layers[index]
 
+    def flops(self, index: int) -> int:
+        return 18
+
     def extract(self, index: int) -> nn.Module:
         return nn.Sequential(copy.deepcopy(self.layers[index]))
 

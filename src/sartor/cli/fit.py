@@ -44,14 +44,19 @@ def fit_command(
     pretrained: Annotated[
         bool, typer.Option(help="Take published weights of timm models.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Joint training of the stitched net.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Joint training of the elastic net.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Begin nothing new after this time.")
     ] = None,
-    routes: Annotated[int | None, typer.Option(help="Stitched models to make.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Makes the family elastic: sn-net, see `sartor methods`; none."),
+    ] = None,
+    routes: Annotated[int | None, typer.Option(help="Elastic configurations to make.")] = None,
     moves: Annotated[
-        str | None, typer.Option(help="Comma-separated, see `sartor methods`; default: all.")
+        str | None,
+        typer.Option(help="Comma-separated, see `sartor methods`; none; default: all."),
     ] = None,
     cost: Annotated[
         str | None,
@@ -76,6 +81,7 @@ def fit_command(
 
     demo = models is None and data is None
     asked = {
+        "engine": engine,
         "epochs": epochs,
         "lr": lr,
         "seconds": seconds,
@@ -125,7 +131,8 @@ _DEMO = {"epochs": 12, "routes": 6, "prune_ratios": [0.5]}
 
 
 def _words(text: str | None) -> list[str] | None:
-    return [word.strip() for word in text.split(",") if word.strip()] if text else None
+    words = [word.strip() for word in text.split(",") if word.strip()] if text else None
+    return [] if words == ["none"] else words
 
 
 def _name(data: str | None) -> str:

@@ -67,7 +67,7 @@ def shape_plan(original: nn.Module, cut: nn.Module) -> dict[str, dict[str, Any]]
 
 
 def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
-    """Give a model the shapes of a plan; the values of what changes are undefined until weights are
+    """Give a model the shapes of a plan; what changes keeps its first values until weights are
     loaded.
 
     Raises:
@@ -93,7 +93,7 @@ def resize_(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
             raise RecipeError(
                 f"The recipe gives {name!r} the shape {shape}, which no cut does; fit again."
             )
-        new = old.detach().new_empty(shape)
+        new = old.detach()[tuple(slice(size) for size in shape)].clone()
         setattr(modules[owner], leaf, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
     return model
 

@@ -2,6 +2,7 @@
 
 from sartor.core.budget import Budget, Constraint
 from sartor.core.elastic import Elastic
+from sartor.core.engine import Engine
 from sartor.core.errors import (
     ArtifactError,
     BudgetError,
@@ -31,6 +32,7 @@ __all__ = [
     "Constraint",
     "DataError",
     "Elastic",
+    "Engine",
     "ExportError",
     "Family",
     "FamilyError",

@@ -29,5 +29,9 @@ class Elastic(nn.Module, ABC):
         """Choose configuration ``index`` for the next forward passes."""
 
     @abstractmethod
+    def flops(self, index: int) -> int:
+        """FLOPs of configuration ``index`` for one input, multiply and add counted apart."""
+
+    @abstractmethod
     def extract(self, index: int) -> nn.Module:
         """Copy configuration ``index`` out as a plain, exportable module."""

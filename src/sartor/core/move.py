@@ -61,7 +61,8 @@ class Move(ABC):
     Attributes:
         id: stable name, written into recipes.
         runtimes: where the result can run.
-        after: ids of the moves that it may follow.
+        after: ids of the moves that it may follow; ``start`` stands for every move that begins a
+            recipe. Empty: it begins a recipe itself.
         artifact: whether the result is a deployed file (and can only be the last move) and no
             longer a float module.
     """

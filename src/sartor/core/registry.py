@@ -12,7 +12,7 @@ from typing import Any
 
 from sartor.core.errors import RecipeError, nearest
 
-__all__ = ["Method", "attribute", "find", "methods", "moves"]
+__all__ = ["Method", "attribute", "engines", "find", "methods", "moves"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Method:
         source: the published work, or who provides it.
         verb: ``module:name`` of its main function or class.
         move: ``module:name`` of its adaptor in ``fit``; empty if it has none.
+        engine: ``module:name`` of its :class:`~sartor.core.Engine`; empty if it makes no elastic
+            network in ``fit``.
         reproduce: ``module`` of its evidence; empty if it is not a published system of the line.
     """
 
@@ -35,6 +37,7 @@ class Method:
     source: str
     verb: str
     move: str = ""
+    engine: str = ""
     reproduce: str = ""
 
 
@@ -53,7 +56,8 @@ _BUILT_IN = (
         summary="stitch a family of pretrained models into one elastic network",
         source="Pan, Cai, Zhuang, CVPR 2023, arXiv 2302.06586",
         verb="sartor.stitch.sn_net:stitch",
-        move="sartor.moves.stitch:StitchMove",
+        move="sartor.moves.sn_net:SnNetMove",
+        engine="sartor.moves.sn_net:SnNetEngine",
         reproduce="sartor.reproduce.sn_net",
     ),
     Method(
@@ -71,6 +75,8 @@ _BUILT_IN = (
         summary="let a small diffusion model take the early denoising steps, a large one the rest",
         source="Pan et al., 2024, arXiv 2402.14167",
         verb="sartor.stitch.t_stitch:TrajectoryStitcher",
+        move="sartor.moves.t_stitch:TStitchMove",
+        engine="sartor.moves.t_stitch:TStitchEngine",
         reproduce="sartor.reproduce.t_stitch",
     ),
     Method(
@@ -139,6 +145,11 @@ def find(slug: str) -> Method:
 def moves() -> dict[str, Method]:
     """The methods that compose in ``fit``, by slug."""
     return {row.slug: row for row in methods() if row.move}
+
+
+def engines() -> dict[str, Method]:
+    """The methods that make a family elastic in ``fit``, by slug."""
+    return {row.slug: row for row in methods() if row.engine}
 
 
 def attribute(path: str) -> Any:

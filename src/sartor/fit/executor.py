@@ -12,6 +12,8 @@ from typing import Any
 
 from sartor.core import (
     Budget,
+    Elastic,
+    Engine,
     Family,
     FamilyError,
     Frontier,
@@ -20,20 +22,18 @@ from sartor.core import (
     Task,
 )
 from sartor.fit.composing import Composer
+from sartor.fit.elastic import score, train_elastic
 from sartor.fit.planner import Scored, promising
 from sartor.fit.processes import is_main, leave_group, meet
 from sartor.fit.progress import Progress
 from sartor.fit.publish import publish, write_pages
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import RunState, open_run
-from sartor.fit.stitching import score, stitch_family, train_stitched
 from sartor.fit.threads import training_threads
 from sartor.fit.workshop import Workshop
 from sartor.measure import count_flops, count_params
 from sartor.moves.anchor import AnchorMove
 from sartor.moves.replay import describe_base
-from sartor.moves.stitch import StitchMove
-from sartor.stitch import StitchSettings
 from sartor.train import load_checkpoint
 
 __all__ = ["Run", "needed_bytes", "point_id"]
@@ -95,14 +95,14 @@ class Run:
             }
             for m in self.family
         ]
-        stitched = len(self.family) > 1 and "sn-net" in self.settings.moves
-        net = stitch_family(self.family, self.task, self.settings) if stitched else None
+        engine = self._engine()
+        net = engine.build(self.family, self.task) if engine else None
         return {
             "task": self.task.name,
             "target": str(self.target),
             "budget": str(self.budget),
             "models": models,
-            "configurations": net.num_configs if net else 0,
+            "configurations": len(net.configs) if net else 0,
             "settings": self.settings.to_dict(),
             "out": str(self.folder),
             "needed_bytes": needed_bytes(self.family, self.settings),
@@ -144,8 +144,9 @@ class Run:
     def _stages(self, main: bool) -> bool:
         if main:
             self._anchors()
-        if len(self.family) > 1 and "sn-net" in self.settings.moves:
-            self._stitched(main)
+        engine = self._engine()
+        if engine:
+            self._elastic(engine, main)
         if not main:
             raise SystemExit(0)
         late = self.began + 0.85 * self.settings.seconds if self.settings.seconds else math.inf
@@ -176,39 +177,44 @@ class Run:
         self._measure(self._anchor_ids())
         self._publish(complete=False)
 
-    def _stitched(self, main: bool) -> None:
-        """Train the stitched net, score its routes, and make models of the promising ones."""
-        net = stitch_family(self.family, self.task, self.settings)
+    def _engine(self) -> Engine | None:
+        return self.settings.make_engine() if len(self.family) > 1 else None
+
+    def _elastic(self, engine: Engine, main: bool) -> None:
+        """Train the elastic net, score its configurations, and make models of the promising
+        ones.
+        """
+        net = engine.build(self.family, self.task)
         folder = self.folder / "state" / "training"
-        if not self.state.scores:
-            self.progress.begin("training", self.settings.epochs)
-            until = self.began + 0.6 * self.settings.seconds if self.settings.seconds else math.inf
-            history = train_stitched(net, self.workshop, folder, self.progress, until)
-            if history.stopped:
-                self.progress.say(
-                    f"Training stopped after {len(history.losses)} epochs, as --seconds asks."
-                )
+        if engine.trains and not self.state.scores:
+            self._train(engine, net, folder)
         leave_group()
         if not main:
             return
-        if not self.state.scores:
-            self.progress.begin("ranking", net.num_configs)
-            self.state.scores = [vars(s) for s in score(net, self.task, self.progress)]
-            self.state.save()
-        else:
+        if engine.trains and self.state.scores:
             load_checkpoint(folder, net)
+        if not self.state.scores:
+            among = engine.shortlist(net)
+            self.progress.begin("ranking", len(net.configs) if among is None else len(among))
+            scored = score(net, self.task, self.progress, among)
+            self.state.scores = [vars(one) for one in scored]
+            self.state.save()
         chosen = promising([Scored(**s) for s in self.state.scores], self.settings.routes)
         self.progress.begin("routes", len(chosen))
         recipe = Recipe(base=describe_base(self.family))
-        shape = StitchSettings(
-            kernel_size=self.settings.kernel_size,
-            stride=self.settings.stride,
-            nearest=self.settings.nearest,
-        )
         for one in chosen:
-            move = StitchMove(index=one.index, settings=shape)
-            self.workshop.make(f"sn.{one.name}", move, net, recipe, None)
+            id = f"{engine.prefix}.{one.name}"
+            self.workshop.make(id, engine.take(one.index), net, recipe, None)
             self.progress.advance(one.name)
+
+    def _train(self, engine: Engine, net: Elastic, folder: Path) -> None:
+        self.progress.begin("training", self.settings.epochs)
+        until = self.began + 0.6 * self.settings.seconds if self.settings.seconds else math.inf
+        history = train_elastic(net, engine, self.workshop, folder, self.progress, until)
+        if history.stopped:
+            self.progress.say(
+                f"Training stopped after {len(history.losses)} epochs, as --seconds asks."
+            )
 
     def _measure(self, ids: Sequence[str]) -> None:
         self.progress.begin("measuring", len(ids))

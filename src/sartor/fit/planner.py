@@ -89,7 +89,8 @@ def variants(
         if slug not in allowed or slug in applied:
             continue
         kind = attribute(method.move)
-        if applied[-1] not in kind.after or runtime not in kind.runtimes:
+        last = "start" if len(applied) == 1 else applied[-1]
+        if last not in kind.after or runtime not in kind.runtimes:
             continue
         if slug == "prune":
             proposed += [

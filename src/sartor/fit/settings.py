@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sartor.core.engine import Engine
 from sartor.core.errors import RecipeError, nearest
-from sartor.core.registry import moves
+from sartor.core.registry import attribute, engines, moves
 
 __all__ = ["FitSettings"]
 
@@ -19,6 +20,7 @@ class FitSettings:
     """How a family is turned into a frontier.
 
     Attributes:
+        engine: slug of the method that makes the family elastic; ``none``: no method does.
         epochs: of the joint training of the stitched net, at least 0.
         lr: highest learning rate of that training, above 0.
         weight_decay: of AdamW, at least 0.
@@ -31,13 +33,14 @@ class FitSettings:
             least 1.
         prune_ratios: shares of units to remove, each in (0, 1).
         recovery_epochs: of distilled training after pruning, at least 0.
-        moves: which moves may be composed on a route.
+        moves: which moves may be composed on a model.
         costs: what accuracy is weighed against, beside the costs that the budget bounds.
         precision: of training: ``no``, ``bf16`` or ``fp16``.
         seconds: wall time after which nothing new is begun; 0 means no limit.
         seed: of every random choice.
     """
 
+    engine: str = "sn-net"
     epochs: int = 10
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -49,7 +52,7 @@ class FitSettings:
     routes: int = 8
     prune_ratios: tuple[float, ...] = (0.25, 0.5)
     recovery_epochs: int = 2
-    moves: tuple[str, ...] = ("sn-net", "prune", "int8-dynamic", "int8-static")
+    moves: tuple[str, ...] = ("prune", "int8-dynamic", "int8-static")
     costs: tuple[str, ...] = ("latency_ms",)
     precision: str = "no"
     seconds: float = 0.0
@@ -71,10 +74,23 @@ class FitSettings:
             )
         if any(not 0 < ratio < 1 for ratio in self.prune_ratios):
             raise RecipeError(f"Pruning ratios must lie in (0, 1), got {self.prune_ratios}.")
-        for given, legal in ((self.moves, tuple(moves())), (self.costs, _COSTS)):
+        composable = tuple(slug for slug in moves() if slug not in (*engines(), "anchor"))
+        for given, legal in (
+            ((self.engine,), ("none", *engines())),
+            (self.moves, composable),
+            (self.costs, _COSTS),
+        ):
             for word in given:
                 if word not in legal:
                     raise RecipeError(f"fit does not know {word!r}; {nearest(word, legal)}")
+
+    def make_engine(self) -> Engine | None:
+        """The engine with these settings; ``None`` if there is none."""
+        if self.engine == "none":
+            return None
+        kind = attribute(engines()[self.engine].engine)
+        engine: Engine = kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+        return engine
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""

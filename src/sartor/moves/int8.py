@@ -30,7 +30,7 @@ class DynamicInt8Move(Move):
 
     id: ClassVar[str] = "int8-dynamic"
     runtimes: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
-    after: ClassVar[frozenset[str]] = frozenset({"anchor", "sn-net", "prune"})
+    after: ClassVar[frozenset[str]] = frozenset({"start", "prune"})
     artifact: ClassVar[bool] = True
 
     config: Int8DynamicConfig = field(default_factory=Int8DynamicConfig)
@@ -53,7 +53,7 @@ class StaticInt8Move(Move):
 
     id: ClassVar[str] = "int8-static"
     runtimes: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
-    after: ClassVar[frozenset[str]] = frozenset({"anchor", "sn-net", "prune"})
+    after: ClassVar[frozenset[str]] = frozenset({"start", "prune"})
     artifact: ClassVar[bool] = True
 
     config: Int8StaticConfig = field(default_factory=Int8StaticConfig)

@@ -25,7 +25,7 @@ class PruneMove(Move):
 
     id: ClassVar[str] = "prune"
     runtimes: ClassVar[frozenset[str]] = frozenset({"eager", "compile", "onnxruntime"})
-    after: ClassVar[frozenset[str]] = frozenset({"anchor", "sn-net"})
+    after: ClassVar[frozenset[str]] = frozenset({"start"})
 
     config: PruneConfig = field(default_factory=PruneConfig)
 

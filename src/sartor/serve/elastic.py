@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sartor.core import ArtifactError, Family, Frontier, Member, Point, Split, Target
+from sartor.core.registry import attribute, engines, moves
+from sartor.moves.route import RouteMove
 from sartor.nn import build
 from sartor.runtime import target_threads
 from sartor.serve.backend import Array, resident_bytes
-from sartor.stitch import StitchableNetwork, StitchSettings, stitch
+from sartor.stitch import StitchableNetwork
 from sartor.train import load_checkpoint
 
 __all__ = ["ElasticBackend", "open_elastic"]
@@ -75,7 +76,7 @@ def open_elastic(run: Path, frontier: Frontier, *, factories: Sequence[str] = ()
     """
     folder = run / "state" / "training"
     everything = (*frontier.points, *frontier.anchors, *frontier.others)
-    made = [p for p in everything if [step.move for step in p.recipe.steps] == ["sn-net"]]
+    made = [p for p in everything if len(p.recipe.steps) == 1 and p.recipe.moves[0] in engines()]
     if not made or not (folder / "checkpoint.json").exists():
         raise ArtifactError(
             f"{run} has no trained stitched net (state/training); serve its points with --backend "
@@ -107,9 +108,7 @@ def _net_of(point: Point, factories: Sequence[str]) -> StitchableNetwork:
         split = Split.from_dict(entry["split"]) if entry.get("split") else None
         model = build(entry["source"], factories=tuple(factories))
         members.append(Member(name=entry["name"], model=model, source=entry["source"], split=split))
-    config: dict[str, Any] = dict(point.recipe.steps[0].config)
-    example = torch.zeros(1, *config.pop("input_shape"))
-    stages = config.pop("stages", None)
-    settings = StitchSettings(**config, stages=tuple(stages) if stages else None)
+    step = point.recipe.steps[0]
+    kind: type[RouteMove] = attribute(moves()[step.move].move)
     with torch.random.fork_rng():
-        return stitch(Family(tuple(members)), example, settings)
+        return kind.network(Family(tuple(members)), step)

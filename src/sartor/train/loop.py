@@ -67,6 +67,22 @@ class History:
     stopped: str = ""
 
 
+def _nothing(step: int) -> None:
+    """What happens where no callback was given."""
+
+
+class _Calls:
+    """The callbacks of a step."""
+
+    def __init__(
+        self,
+        on_step: Callable[[int], None] | None,
+        on_backward: Callable[[int], None] | None,
+    ) -> None:
+        self.before = on_step or _nothing
+        self.after_backward = on_backward or _nothing
+
+
 def train(
     model: nn.Module,
     batches: Iterable[Any],
@@ -75,6 +91,7 @@ def train(
     *,
     frozen: tuple[nn.Module, ...] = (),
     on_step: Callable[[int], None] | None = None,
+    on_backward: Callable[[int], None] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
     folder: Path | None = None,
     deadline: float = math.inf,
@@ -91,6 +108,8 @@ def train(
             mode.
         on_step: called with the number of each step before it; a function of that number alone, so
             that every process and every resumed run does the same.
+        on_backward: called with the same number when the gradients are complete, before the
+            optimiser uses them.
         on_epoch: called with the number of epochs done and the mean loss.
         folder: checkpoints go here after each epoch; an existing one is resumed.
         deadline: ``time.monotonic()`` after which no further epoch begins; one epoch is always
@@ -110,7 +129,15 @@ def train(
     try:
         with _generators_kept():
             return _epochs(
-                model, batches, loss, settings, frozen, on_step, on_epoch, folder, deadline
+                model,
+                batches,
+                loss,
+                settings,
+                frozen,
+                _Calls(on_step, on_backward),
+                on_epoch,
+                folder,
+                deadline,
             )
     except FloatingPointError as error:
         kept = load_checkpoint(folder, model) if folder else None
@@ -132,7 +159,7 @@ def _epochs(
     loss: Loss,
     settings: TrainSettings,
     frozen: tuple[nn.Module, ...],
-    on_step: Callable[[int], None] | None,
+    calls: _Calls,
     on_epoch: Callable[[int, float], None] | None,
     folder: Path | None,
     deadline: float,
@@ -148,9 +175,7 @@ def _epochs(
         started = time.monotonic()
         # the same seed in every process, as the order of the data follows it
         torch.manual_seed(settings.seed * 1_000_003 + epoch)
-        mean = _epoch(
-            wrapped, loader, loss, optimizer, accelerator, settings, epoch, steps, on_step
-        )
+        mean = _epoch(wrapped, loader, loss, optimizer, accelerator, settings, epoch, steps, calls)
         history.losses.append(mean)
         history.seconds.append(time.monotonic() - started)
         late = _agreed(accelerator, time.monotonic() > deadline) and epoch + 1 < settings.epochs
@@ -200,7 +225,7 @@ def _epoch(
     settings: TrainSettings,
     epoch: int,
     steps: int,
-    on_step: Callable[[int], None] | None,
+    calls: _Calls,
 ) -> float:
     """One pass over the data; returns the mean loss over all processes."""
     model.train()
@@ -209,8 +234,7 @@ def _epoch(
     total = torch.zeros((), device=accelerator.device)
     for number, (inputs, targets) in enumerate(loader):
         step = epoch * steps + number
-        if on_step:
-            on_step(step)
+        calls.before(step)
         factor = warmup_cosine(
             step, settings.epochs * steps, warmup=round(settings.warmup_epochs * steps)
         )
@@ -219,6 +243,7 @@ def _epoch(
         with accelerator.autocast():
             value = loss(model, inputs.to(accelerator.device), targets.to(accelerator.device))
         accelerator.backward(value)
+        calls.after_backward(step)
         optimizer.step()
         optimizer.zero_grad()
         total += value.detach()
