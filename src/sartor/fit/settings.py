@@ -74,7 +74,7 @@ class FitSettings:
             )
         if any(not 0 < ratio < 1 for ratio in self.prune_ratios):
             raise RecipeError(f"Pruning ratios must lie in (0, 1), got {self.prune_ratios}.")
-        composable = tuple(slug for slug in moves() if slug not in (*engines(), "anchor"))
+        composable = tuple(slug for slug, row in moves().items() if attribute(row.move).after)
         for given, legal in (
             ((self.engine,), ("none", *engines())),
             (self.moves, composable),
