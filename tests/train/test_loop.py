@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sartor.core import ArtifactError, TrainingError
+from sartor.core import ArtifactError, Elastic, TrainingError
 from sartor.train import TrainSettings, load_tensors, train
 from sartor.train.schedule import warmup_cosine
 
@@ -151,3 +151,61 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 def test_illegal_settings_are_refused(wrong):
     with pytest.raises(TrainingError, match=r"must be|takes"):
         TrainSettings(**wrong)
+
+
+class Spared(Elastic):
+    """Two layers; the second one's weight is not to be decayed."""
+
+    def __init__(self, names=("body.3.weight",)):
+        super().__init__()
+        self.body, self.names = model(), names
+
+    configs = (0,)
+
+    def set_config(self, index):
+        pass
+
+    def flops(self, index):
+        return 0
+
+    def extract(self, index):
+        return self.body
+
+    def no_weight_decay(self):
+        return frozenset(self.names)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_an_elastic_model_names_what_is_not_decayed():
+    settings = TrainSettings(epochs=2, lr=0.01, weight_decay=0.5)
+    spared, all_decayed, plain = Spared(), Spared(names=()), model()
+    for net in (spared, all_decayed, plain):
+        train(net, data(), loss, settings)
+    assert same(all_decayed.body, plain) and not same(spared.body, plain)
+    by_hand = model()
+    named = dict(by_hand.named_parameters())
+    spare = named.pop("3.weight")
+    optimizer = torch.optim.AdamW(
+        [{"params": list(named.values())}, {"params": [spare], "weight_decay": 0.0}],
+        lr=0.01,
+        weight_decay=0.5,
+    )
+    for step, (x, y) in enumerate([batch for _ in range(2) for batch in data()]):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * warmup_cosine(step, 6)
+        loss(by_hand, x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert same(spared.body, by_hand)
+
+
+def test_a_training_with_two_groups_resumes(tmp_path):
+    settings = TrainSettings(epochs=4, lr=0.01, weight_decay=0.5)
+    whole, parted = Spared(), Spared()
+    train(whole, data(), loss, settings)
+    train(parted, data(), loss, settings, folder=tmp_path, deadline=time.monotonic())
+    again = Spared()
+    history = train(again, data(), loss, settings, folder=tmp_path)
+    assert len(history.losses) == 4 and same(again, whole)

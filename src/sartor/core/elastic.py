@@ -35,3 +35,7 @@ class Elastic(nn.Module, ABC):
     @abstractmethod
     def extract(self, index: int) -> nn.Module:
         """Copy configuration ``index`` out as a plain, exportable module."""
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of the parameters that training must not decay; none, unless a method says so."""
+        return frozenset()

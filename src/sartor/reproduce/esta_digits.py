@@ -69,7 +69,7 @@ class Schedule:
     adaptation: int
 
 
-FULL = Schedule(pretraining=20, adaptation=80)
+FULL = Schedule(pretraining=40, adaptation=80)
 QUICK = Schedule(pretraining=6, adaptation=16)
 
 

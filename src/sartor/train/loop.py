@@ -103,7 +103,7 @@ def train(
         batches: a DataLoader of (inputs (B, ...), targets (B, ...)); B is the joined batch of all
             processes.
         loss: (model, inputs, targets) -> scalar.
-        settings: see :class:`TrainSettings`.
+        settings: see :class:`TrainSettings`; an elastic model names what is not decayed.
         frozen: modules that ``loss`` uses, such as a teacher; moved to the device and back, in eval
             mode.
         on_step: called with the number of each step before it; a function of that number alone, so
@@ -211,9 +211,22 @@ def _prepare(model: nn.Module, batches: Iterable[Any], settings: TrainSettings) 
             f"got {type(batches).__name__}; give one or train in one process."
         )
     model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    groups = _groups(model)
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     return (accelerator, *accelerator.prepare(model, batches, optimizer))
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """What is trained, with weight decay and, where an elastic net asks for it, without."""
+    exempt = model.no_weight_decay() if isinstance(model, Elastic) else frozenset()
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if name not in exempt]
+    spared = [p for name, p in trained if name in exempt]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _epoch(
