@@ -61,6 +61,16 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.sn_net",
     ),
     Method(
+        slug="sn-netv2",
+        role="stitch",
+        summary="stitch two models in both directions, for classes and for dense heads",
+        source="Pan, Liu, He, Cai, Zhuang, ECCV 2024, arXiv 2307.00154",
+        verb="sartor.stitch.sn_netv2:stitch_two_way",
+        move="sartor.moves.sn_netv2:SnNetV2Move",
+        engine="sartor.moves.sn_netv2:SnNetV2Engine",
+        reproduce="sartor.reproduce.sn_netv2",
+    ),
+    Method(
         slug="scalenet",
         role="stitch",
         summary="deepen a pretrained transformer with layers that share its weights",

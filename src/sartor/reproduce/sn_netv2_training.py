@@ -43,7 +43,8 @@ __all__ = [
 
 #: width -> heads of the two anchors, of depth 4 and patches of 2
 ANCHORS = {12: 2, 32: 4}
-DEPTH, RANK = 4, 4
+DEPTH = 4
+RANK = 4
 ANCHOR_LR, STITCH_LR = 3e-3, 1e-3
 INIT_IMAGES = 100
 ALPHA = 0.5
