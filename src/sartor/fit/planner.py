@@ -47,7 +47,7 @@ def promising(scored: Sequence[Scored], limit: int) -> list[Scored]:
     Returns:
         At most ``limit`` of them, by FLOPs.
     """
-    front, best = [], -1.0
+    front, best = [], -math.inf
     for one in sorted(scored, key=lambda s: (s.flops, -s.accuracy)):
         if one.accuracy > best:
             front.append(one)

@@ -4,13 +4,14 @@ pickle.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sartor.core.errors import ArtifactError
@@ -20,23 +21,36 @@ __all__ = ["load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors"]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically; tensors that share memory are stored apart."""
+    """Write tensors as safetensors, atomically; one that has several names is stored once.
+
+    Tensors that only share memory, such as views of one another, are stored apart.
+    """
+    stored: dict[str, Tensor] = {}
+    names: dict[Any, str] = {}
+    aliases: dict[str, str] = {}
+    for key, value in tensors.items():
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
+        first = names.setdefault(place, key) if value.numel() else key
+        if first == key:
+            stored[key] = value.detach().cpu().clone().contiguous()
+        else:
+            aliases[key] = first
     with atomic_path(path) as temporary:
-        save_file(
-            {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()},
-            temporary,
-        )
+        save_file(stored, temporary, {"aliases": json.dumps(aliases)} if aliases else None)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors.
+    """Read safetensors, every name of a shared tensor included.
 
     Raises:
         ArtifactError: the file is missing or damaged.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        with safe_open(path, "pt") as file:
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        return tensors | {key: tensors[first] for key, first in aliases.items()}
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a readable safetensors file ({error}); restore it or fit again."
         ) from error
