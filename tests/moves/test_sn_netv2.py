@@ -78,6 +78,13 @@ def test_the_engine_joins_the_smallest_and_the_largest() -> None:
     assert drawn == [sampler(step) for step in range(40)] and len(set(drawn)) > 4
 
 
+def test_the_engine_builds_the_same_network_every_time() -> None:
+    states = [SnNetV2Engine(seed=s).build(pair(), tiny_task()).state_dict() for s in (0, 0, 1)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    factor = "stitch_layers.a0-1_s0_n0.lora_A"
+    assert not torch.equal(states[0][factor], states[2][factor])
+
+
 def test_dense_families_become_a_backbone_under_one_head() -> None:
     net = SnNetV2Engine().build(dense_pair(), small_shapes())
     assert isinstance(net, DenseNetwork) and isinstance(net, Elastic)

@@ -11,6 +11,7 @@ from torch import Tensor
 from sartor.core import Family
 from sartor.core.schema import Shape
 from sartor.moves.route import RouteMove, StitchingEngine
+from sartor.nn.sources import seeded
 from sartor.stitch import (
     DenseNetwork,
     StitchableNetwork,
@@ -64,7 +65,8 @@ class SnNetV2Engine(StitchingEngine):
 
     def stitch(self, family: Family, example: Tensor) -> TwoWayNetwork | DenseNetwork:
         """See :class:`~sartor.moves.route.StitchingEngine`."""
-        return _stitched(family, example, SETTINGS)
+        with seeded(self.seed):  # of the corrections' first factors
+            return _stitched(family, example, SETTINGS)
 
     def prepare_step(self, net: StitchableNetwork | DenseNetwork, step: int) -> None:
         """Draw a group, then a member."""
