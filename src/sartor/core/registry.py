@@ -71,6 +71,16 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.sn_netv2",
     ),
     Method(
+        slug="esta",
+        role="stitch",
+        summary="adapt a stitched family with few weights, deploy what training found good",
+        source="He, Pan, Liu, Cai, Zhuang, CVPR 2024, arXiv 2311.17352",
+        verb="sartor.stitch.esta:adapt_stitchable",
+        move="sartor.moves.esta:EstaMove",
+        engine="sartor.moves.esta:EstaEngine",
+        reproduce="sartor.reproduce.esta",
+    ),
+    Method(
         slug="scalenet",
         role="stitch",
         summary="deepen a pretrained transformer with layers that share its weights",

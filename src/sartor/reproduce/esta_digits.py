@@ -43,12 +43,14 @@ __all__ = [
     "METHODS",
     "QUICK",
     "Adapted",
+    "Chosen",
     "Method",
     "Schedule",
     "adapt",
     "pretrained",
     "sideways",
     "stitched",
+    "tested",
 ]
 
 #: widths and heads of the anchors
@@ -101,6 +103,18 @@ METHODS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Test accuracy of the stitch that was chosen in an interval of FLOPs, and what it is held
+    against: the medians of all its configurations and of its stitches alone, and its best stitch.
+    """
+
+    accuracy: float
+    median: float
+    of_stitches: float
+    best: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapted:
     """One adapted network: test accuracy of every configuration, and what training knew.
 
@@ -108,7 +122,6 @@ class Adapted:
         configs: names of the configurations.
         trainable: number of values that were trained.
         held: number of values in all.
-        before: test accuracies before, with the new heads.
         accuracies: test accuracies after.
         importance: score of each configuration.
         flops: of each configuration.
@@ -118,7 +131,6 @@ class Adapted:
     configs: Sequence[str]
     trainable: int
     held: int
-    before: Sequence[float]
     accuracies: Sequence[float]
     importance: Sequence[float]
     flops: Sequence[int]
@@ -135,16 +147,20 @@ class Adapted:
         return spearman(self.importance, self.accuracies)
 
     @property
-    def chosen(self) -> list[tuple[float, float, float]]:
-        """Of the stitches in each interval of FLOPs: accuracy of the most important one, median,
-        best; anchors are kept anyway and compete with none.
-        """
+    def chosen(self) -> list[Chosen]:
+        """The most important stitch of each interval of FLOPs; anchors are kept anyway."""
         rows = []
         for interval in flops_intervals(self.flops, INTERVALS):
-            members = [index for index in interval if index >= len(ANCHORS)]
-            best = max(members, key=lambda i: self.importance[i])
-            seen = [self.accuracies[i] for i in members]
-            rows.append((self.accuracies[best], statistics.median(seen), max(seen)))
+            stitches = [index for index in interval if index >= len(ANCHORS)]
+            best = max(stitches, key=lambda i: self.importance[i])
+            rows.append(
+                Chosen(
+                    accuracy=self.accuracies[best],
+                    median=statistics.median(self.accuracies[i] for i in interval),
+                    of_stitches=statistics.median(self.accuracies[i] for i in stitches),
+                    best=max(self.accuracies[i] for i in stitches),
+                )
+            )
         return rows
 
 
@@ -233,7 +249,6 @@ def adapt(family: Family, task: Task, method: Method, seed: int, schedule: Sched
     if method.settings:
         with seeded(seed):
             net = adapt_stitchable(net, method.settings)
-    before = _tested(net, task)
     importance = net.importance if isinstance(net, AdaptedNetwork) else None
     importance = importance or StitchImportance(net.num_configs)
     sampler = ImportanceSampler(
@@ -277,8 +292,7 @@ def adapt(family: Family, task: Task, method: Method, seed: int, schedule: Sched
         configs=[config.name for config in net.configs],
         trainable=sum(p.numel() for p in trained),
         held=sum(p.numel() for p in net.parameters()),
-        before=before,
-        accuracies=_tested(net, task),
+        accuracies=tested(net, task),
         importance=importance.scores(),
         flops=flops,
         seconds=seconds,
@@ -286,7 +300,8 @@ def adapt(family: Family, task: Task, method: Method, seed: int, schedule: Sched
 
 
 @torch.inference_mode()
-def _tested(net: StitchableNetwork, task: Task) -> list[float]:
+def tested(net: StitchableNetwork, task: Task) -> list[float]:
+    """Test accuracy of every configuration."""
     net.eval()
     seen = []
     for index in range(net.num_configs):
