@@ -12,7 +12,7 @@ from sartor.compress.int8 import (
     quantize_dynamic,
     quantize_static,
 )
-from sartor.core import ArtifactError, DataError, NoEffectError, RecipeError
+from sartor.core import ArtifactError, DataError, ExportError, NoEffectError, RecipeError
 from sartor.runtime import OnnxModule, to_onnx
 
 
@@ -198,6 +198,18 @@ def test_missing_and_damaged_source(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not onnx at all")
     with pytest.raises(ArtifactError, match="not an ONNX file"):
         quantize_dynamic(tmp_path / "bad.onnx", tmp_path / "a.onnx", Int8DynamicConfig())
+
+
+def test_what_onnxruntime_refuses_is_said(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Unable to find data type for weight_name='x'\nmore")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", refuse)
+    with pytest.raises(ExportError, match=r"cannot quantise .*\.onnx \(Unable to find .*'x'\)"):
+        quantize_dynamic(next(iter(files.values())), tmp_path / "a.onnx", Int8DynamicConfig())
+    assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.parametrize("config", [Int8DynamicConfig, Int8StaticConfig])

@@ -37,7 +37,8 @@ Settings that lose, and are therefore not offered or not the default (same machi
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ import torch
 from torch import Tensor
 
 from sartor.compress._int8_graph import FOLLOWERS, WEIGHTED, Plan, input_shape, load, plan_nodes
-from sartor.core.errors import DataError, RecipeError, nearest
+from sartor.core.errors import DataError, ExportError, RecipeError, SartorError, nearest
 from sartor.core.files import atomic_path
 from sartor.core.move import MoveReport
 from sartor.core.packages import require
@@ -109,6 +110,7 @@ def quantize_dynamic(source: Path, path: Path, config: Int8DynamicConfig) -> Mov
 
     Raises:
         ArtifactError: ``source`` is missing or damaged.
+        ExportError: ONNX Runtime cannot quantise it.
         NoEffectError: it has nothing to quantise.
 
     Example:
@@ -119,7 +121,7 @@ def quantize_dynamic(source: Path, path: Path, config: Int8DynamicConfig) -> Mov
     # the quantiser first turns each Gemm into a MatMul of that longer name, then chooses
     others = [node.name for node in proto.graph.node if node.name not in plan.nodes]
     ort = require("onnxruntime.quantization")
-    with atomic_path(path) as temporary, quiet("root"):
+    with _explained(source), atomic_path(path) as temporary, quiet("root"):
         ort.quantize_dynamic(
             proto,
             str(temporary),
@@ -150,6 +152,7 @@ def quantize_static(
     Raises:
         ArtifactError: ``source`` is missing or damaged.
         DataError: there is no batch, or the batches do not fit the file.
+        ExportError: ONNX Runtime cannot quantise it.
         NoEffectError: it has nothing to quantise.
 
     Example:
@@ -159,7 +162,7 @@ def quantize_static(
     plan = plan_nodes(proto, config.op_types)
     ort = require("onnxruntime.quantization")
     stream = _Batches(batches, input_shape(proto))
-    with atomic_path(path) as temporary, quiet("root"):
+    with _explained(source), atomic_path(path) as temporary, quiet("root"):
         ort.quantize_static(
             proto,
             str(temporary),
@@ -174,6 +177,20 @@ def quantize_static(
             extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
     return _report(source, path, plan)
+
+
+@contextmanager
+def _explained(source: Path) -> Iterator[None]:
+    """Say in one sentence what ONNX Runtime cannot quantise."""
+    try:
+        yield
+    except SartorError:
+        raise
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise ExportError(
+            f"ONNX Runtime cannot quantise {source.name} ({reason}); leave int8 out of the moves."
+        ) from error
 
 
 class _Batches:
