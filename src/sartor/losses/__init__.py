@@ -2,9 +2,20 @@
 
 from sartor.losses.distillation import distillation_loss, kd_loss
 from sartor.losses.distiller import DistillationLoss, Outputs
+from sartor.losses.exit_branch import exit_branch
+from sartor.losses.hint import HintKD
 from sartor.losses.logit_kd import LogitKD, MatchOutputs
 from sartor.losses.logit_variants import bkd_loss, dist_loss, dkd_loss
+from sartor.losses.manifold_kd import (
+    ManifoldKD,
+    ManifoldTerms,
+    full_manifold_loss,
+    manifold_loss,
+    pair_layers,
+)
 from sartor.losses.named import DISTILLERS, make_distiller
+from sartor.losses.ofa_kd import OfaKD, ofa_loss
+from sartor.losses.patch_tokens import merge_patches, patch_tokens
 from sartor.losses.taps import FeatureTaps, feature_paths
 from sartor.losses.vanilla_kd import VanillaKD, bce_loss
 
@@ -12,8 +23,12 @@ __all__ = [
     "DISTILLERS",
     "DistillationLoss",
     "FeatureTaps",
+    "HintKD",
     "LogitKD",
+    "ManifoldKD",
+    "ManifoldTerms",
     "MatchOutputs",
+    "OfaKD",
     "Outputs",
     "VanillaKD",
     "bce_loss",
@@ -21,7 +36,14 @@ __all__ = [
     "dist_loss",
     "distillation_loss",
     "dkd_loss",
+    "exit_branch",
     "feature_paths",
+    "full_manifold_loss",
     "kd_loss",
     "make_distiller",
+    "manifold_loss",
+    "merge_patches",
+    "ofa_loss",
+    "pair_layers",
+    "patch_tokens",
 ]
