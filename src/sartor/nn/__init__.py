@@ -3,19 +3,31 @@ again.
 """
 
 from sartor.nn.check import check_family
+from sartor.nn.classifier_input import find_classifier, logits_and_features
 from sartor.nn.dense_vit import DenseViT, LightHead, dense_tiny_vit, resized
+from sartor.nn.head_attention import AttentiveStudent, HeadAttention
+from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
 from sartor.nn.load import PreferredInput, load_family, preferred_input
+from sartor.nn.multi_head import MultiHeadStudent, multi_level_student
 from sartor.nn.sources import build
 from sartor.nn.tiny_vit import tiny_vit
 
 __all__ = [
+    "AttentiveStudent",
+    "DCGANGenerator",
     "DenseViT",
+    "HeadAttention",
+    "ImageGenerator",
     "LightHead",
+    "MultiHeadStudent",
     "PreferredInput",
     "build",
     "check_family",
     "dense_tiny_vit",
+    "find_classifier",
     "load_family",
+    "logits_and_features",
+    "multi_level_student",
     "preferred_input",
     "resized",
     "tiny_vit",
