@@ -14,6 +14,7 @@ _PUBLIC = {
     "Split": "sartor.core",
     "Target": "sartor.core",
     "Task": "sartor.core",
+    "distill": "sartor.train",
     "load_family": "sartor.nn",
     "load_task": "sartor.data",
 }

@@ -47,15 +47,17 @@ def test_dkd_survives_certainty() -> None:
 
 
 def test_relations_ignore_affine_maps_of_the_probabilities() -> None:
-    p = T.softmax(1)
-    per_row = torch.tensor([[0.5], [0.9]]) * p + torch.tensor([[0.2], [0.1]])
-    # log turns them into logits whose softmax are their normalised values, again affine by row
-    assert abs(dist_loss(per_row.log(), T, gamma=0).item()) < 1e-6
-    assert dist_loss(per_row.log(), T, beta=0).item() >= 0
-    # by class: probabilities moved towards a constant row keep each class's order in the batch
-    per_class = 0.5 * p + 0.5 * torch.tensor([[0.2, 0.3, 0.5]])
-    assert abs(dist_loss(per_class.log(), T, beta=0).item()) < 1e-6
-    assert dist_loss(per_class.log(), T, gamma=0).item() > 1e-3
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    p, scale = t.softmax(1), torch.rand(6, 1, generator=generator, dtype=torch.float64) + 0.2
+    # the softmax of a logarithm is its normalised argument: affine by row as well
+    per_row = (scale * p + 0.1 * scale.flip(0)).log()
+    assert abs(dist_loss(per_row, t, gamma=0).item()) < 1e-6
+    assert dist_loss(per_row, t, beta=0).item() > 1e-3
+    # moved towards one constant row, each class is an affine map of what it was
+    per_class = (0.5 * p + 0.5 * p[:1]).log()
+    assert abs(dist_loss(per_class, t, beta=0).item()) < 1e-6
+    assert dist_loss(per_class, t, gamma=0).item() > 1e-3
 
 
 def test_agreement_costs_nothing() -> None:

@@ -23,7 +23,7 @@ from sartor.train.schedule import warmup_cosine
 
 __all__ = ["History", "TrainSettings", "train"]
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +100,9 @@ def train(
 
     Args:
         model: trained in place; left in eval mode on the device where it was.
-        batches: a DataLoader of (inputs (B, ...), targets (B, ...)); B is the joined batch of all
-            processes.
-        loss: (model, inputs, targets) -> scalar.
+        batches: a DataLoader of (inputs (B, ...), targets (B, ...)) and, if ``loss`` takes them,
+            more tensors (B, ...); B is the joined batch of all processes.
+        loss: (model, inputs, targets, ...) -> scalar.
         settings: see :class:`TrainSettings`; an elastic model names what is not decayed.
         frozen: modules that ``loss`` uses, such as a teacher; moved to the device and back, in eval
             mode.
@@ -201,7 +201,7 @@ def _prepare(model: nn.Module, batches: Iterable[Any], settings: TrainSettings) 
         kwargs_handlers=[
             accelerate.DistributedDataParallelKwargs(
                 # a sampled configuration leaves most parameters of an elastic net without gradient
-                find_unused_parameters=isinstance(model, Elastic)
+                find_unused_parameters=any(isinstance(m, Elastic) for m in model.modules())
             )
         ],
     )
@@ -218,7 +218,12 @@ def _prepare(model: nn.Module, batches: Iterable[Any], settings: TrainSettings) 
 
 def _groups(model: nn.Module) -> list[dict[str, Any]]:
     """What is trained, with weight decay and, where an elastic net asks for it, without."""
-    exempt = model.no_weight_decay() if isinstance(model, Elastic) else frozenset()
+    exempt = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, Elastic)
+        for name in module.no_weight_decay()
+    }
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trained if name not in exempt]
     spared = [p for name, p in trained if name in exempt]
@@ -245,7 +250,7 @@ def _epoch(
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     total = torch.zeros((), device=accelerator.device)
-    for number, (inputs, targets) in enumerate(loader):
+    for number, batch in enumerate(loader):
         step = epoch * steps + number
         calls.before(step)
         factor = warmup_cosine(
@@ -254,7 +259,7 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor
         with accelerator.autocast():
-            value = loss(model, inputs.to(accelerator.device), targets.to(accelerator.device))
+            value = loss(model, *(part.to(accelerator.device) for part in batch))
         accelerator.backward(value)
         calls.after_backward(step)
         optimizer.step()
