@@ -127,7 +127,13 @@ def fit_command(
 
 
 #: the demo's own settings, so that it ends within four minutes on two cores
-_DEMO = {"epochs": 12, "routes": 6, "prune_ratios": [0.5]}
+_DEMO = {
+    "epochs": 10,
+    "routes": 5,
+    "prune_ratios": [0.6],
+    "recovery_epochs": 9,
+    "recovery_lr": 3e-3,
+}
 
 
 def _words(text: str | None) -> list[str] | None:

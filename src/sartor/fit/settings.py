@@ -33,6 +33,7 @@ class FitSettings:
             least 1.
         prune_ratios: shares of units to remove, each in (0, 1).
         recovery_epochs: of distilled training after pruning, at least 0.
+        recovery_lr: highest learning rate of that training, above 0.
         moves: which moves may be composed on a model.
         costs: what accuracy is weighed against, beside the costs that the budget bounds.
         precision: of training: ``no``, ``bf16`` or ``fp16``.
@@ -52,6 +53,7 @@ class FitSettings:
     routes: int = 8
     prune_ratios: tuple[float, ...] = (0.25, 0.5)
     recovery_epochs: int = 2
+    recovery_lr: float = 2e-3
     moves: tuple[str, ...] = ("prune", "int8-dynamic", "int8-static")
     costs: tuple[str, ...] = ("latency_ms",)
     precision: str = "no"
@@ -67,10 +69,10 @@ class FitSettings:
         ):
             if getattr(self, name) < low:
                 raise RecipeError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0 <= self.alpha <= 1 or self.lr <= 0 or self.seconds < 0:
+        if not 0 <= self.alpha <= 1 or min(self.lr, self.recovery_lr) <= 0 or self.seconds < 0:
             raise RecipeError(
-                f"fit takes alpha in [0, 1], lr > 0 and seconds >= 0, got {self.alpha}, "
-                f"{self.lr}, {self.seconds}."
+                "fit takes alpha in [0, 1], lr and recovery_lr > 0 and seconds >= 0, got "
+                f"{self.alpha}, {self.lr}, {self.recovery_lr}, {self.seconds}."
             )
         if any(not 0 < ratio < 1 for ratio in self.prune_ratios):
             raise RecipeError(f"Pruning ratios must lie in (0, 1), got {self.prune_ratios}.")

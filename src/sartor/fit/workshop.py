@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,9 @@ from sartor.runtime import OnnxModule, to_onnx
 from sartor.train import TrainSettings, save_tensors, train
 
 __all__ = ["Workshop"]
+
+#: of the recovery, chosen on the selection data of the demo
+_RECOVERY_TEMPERATURE, _RECOVERY_ALPHA = 4.0, 0.9
 
 
 class Workshop:
@@ -129,23 +133,33 @@ class Workshop:
         self.state.measured(found)
 
     def recover(self, model: nn.Module) -> None:
-        """Train a changed model briefly, in place, against the labels and the largest anchor.
+        """Train a changed model briefly, in place, against the labels and the largest anchor's
+        softened outputs.
 
         Raises:
             TrainingError: the loss is not finite.
         """
         settings = TrainSettings(
             epochs=self.settings.recovery_epochs,
-            lr=self.settings.lr,
+            lr=self.settings.recovery_lr,
             weight_decay=self.settings.weight_decay,
             precision=self.settings.precision,
             seed=self.settings.seed,
         )
-        train(model, self.task.train, self.distil, settings, frozen=(self.teacher,))
+        loss = partial(self.distil, mode="soft", alpha=_RECOVERY_ALPHA)
+        train(model, self.task.train, loss, settings, frozen=(self.teacher,))
 
-    def distil(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Labels, and what the largest anchor sees: its class (SN-Net), or its outputs where there
-        are no classes.
+    def distil(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        mode: str = "hard",
+        alpha: float | None = None,
+    ) -> Tensor:
+        """Labels, and what the largest anchor sees: its class (SN-Net), its softened outputs, or
+        its outputs as they are where there are no classes.
         """
         with torch.no_grad():
             taught = self.teacher(inputs)
@@ -153,14 +167,19 @@ class Workshop:
             raise TrainingError(
                 "The largest anchor gives outputs that are not finite; repair or leave it out."
             )
-        outputs, alpha = model(inputs), self.settings.alpha
-        if (
-            self.task.num_classes is None
-        ):  # no classes to agree on: the teacher's outputs are the goal
-            return (1 - alpha) * self.task.loss(outputs, targets) + alpha * F.mse_loss(
-                outputs, taught
-            )
-        return distillation_loss(outputs, targets, taught, alpha=alpha, label_loss=self.task.loss)
+        outputs, weight = model(inputs), self.settings.alpha if alpha is None else alpha
+        if self.task.num_classes is None:  # no classes to agree on
+            labels = self.task.loss(outputs, targets)
+            return (1 - weight) * labels + weight * F.mse_loss(outputs, taught)
+        return distillation_loss(
+            outputs,
+            targets,
+            taught,
+            alpha=weight,
+            mode=mode,
+            temperature=_RECOVERY_TEMPERATURE,
+            label_loss=self.task.loss,
+        )
 
     def _deployed(self, parent: str | None) -> Path | None:
         if parent is None or self.target.runtime != "onnxruntime":
