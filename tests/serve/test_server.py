@@ -152,9 +152,10 @@ def test_a_signal_under_load_loses_no_request(tiny_run):
         (report, outcomes), code, seconds, _ = asyncio.run(main(process, port))
     assert code in (0, -signal.SIGTERM) and seconds < 7
     assert report.errors == 0 and report.answered > 100
-    # once the door is closed, connections are refused; nothing that was taken is lost
+    # once the door is closed, connections are refused, or reset if they waited to be accepted;
+    # nothing that was taken is lost
     lost = {o.reason for o in outcomes if o.status == 0}
-    assert lost <= {"ConnectionRefusedError"}
+    assert lost <= {"ConnectionRefusedError", "ConnectionResetError"}
     assert report.dropped == sum(o.status == 503 and o.reason == "closing" for o in outcomes)
 
 

@@ -54,18 +54,35 @@ class Client:
     ) -> Reply:
         """Send a request and wait for its response.
 
+        A kept connection that the service closed before any byte of a response is no answer and no
+        loss: the request goes out once more, on a connection of its own.
+
         Raises:
             OSError: the connection failed.
             EOFError: it ended before the response.
         """
-        reader, writer = (
-            self._free.pop() if self._free else await asyncio.open_connection(self.host, self.port)
-        )
         lines = [f"{verb} {path} HTTP/1.1", f"host: {self.host}:{self.port}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         head = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode("latin1")
+        if self._free:
+            try:
+                return await self._exchange(self._free.pop(), head + body)
+            except (ConnectionResetError, BrokenPipeError):
+                pass
+            except asyncio.IncompleteReadError as error:
+                if error.partial:
+                    raise
+        return await self._exchange(
+            await asyncio.open_connection(self.host, self.port), head + body
+        )
+
+    async def _exchange(
+        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], request: bytes
+    ) -> Reply:
+        """One request on one connection, which is kept if the service keeps it."""
+        reader, writer = connection
         try:
-            writer.write(head + body)
+            writer.write(request)
             reply = await _read(reader)
         except BaseException:
             writer.close()
@@ -73,7 +90,7 @@ class Client:
         if reply.headers.get("connection", "").lower() == "close":
             writer.close()
         else:
-            self._free.append((reader, writer))
+            self._free.append(connection)
         return reply
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ class Controller:
         self.switches = 0
         self._typical, self._mean_images = 1, 1.0
         self._rate, self._rate_at = 0.0, 0.0
-        self._slowdown, self._slowdown_at = 1.0, 0.0
+        self._slowdown, self._spread, self._slowdown_at = 1.0, 0.0, 0.0
         self.replace(offers, withdrawn or {})
 
     def replace(self, offers: Iterable[Offer], withdrawn: dict[str, str]) -> None:
@@ -50,7 +50,7 @@ class Controller:
         self.withdrawn = dict(withdrawn)
         self._strikes: dict[str, int] = {}
         self._menu = menu_of(self.offers.values(), self._typical)
-        self._slowdown = 1.0
+        self._slowdown, self._spread = 1.0, 0.0
         self.pin = self.pin if self.pin in self.offers else None
         self._stance = Stance(point=self._menu[-1].id if self._menu else "")
 
@@ -98,9 +98,11 @@ class Controller:
         return self._rate * math.exp(-max(0.0, now_ms - self._rate_at) / _RATE_MS)
 
     def slowdown(self, now_ms: float) -> float:
-        """Present over measured time of a call, as other programs may use the machine too."""
+        """Present over measured time of a call, as other programs may use the machine too: the
+        recent mean and its mean deviation.
+        """
         calm = math.exp(-max(0.0, now_ms - self._slowdown_at) / _CALM_MS)
-        return 1.0 + (self._slowdown - 1.0) * calm
+        return 1.0 + (self._slowdown + self._spread - 1.0) * calm
 
     def wait_ms(
         self,
@@ -156,7 +158,10 @@ class Controller:
         """Learn from a call that ended well."""
         self._strikes.pop(offer.id, None)
         ratio = min(10.0, max(0.5, ms / offer.ms(images)))
-        self._slowdown = (1 - _WEIGHT) * self.slowdown(now_ms) + _WEIGHT * ratio
+        calm = math.exp(-max(0.0, now_ms - self._slowdown_at) / _CALM_MS)
+        mean, spread = 1.0 + (self._slowdown - 1.0) * calm, self._spread * calm
+        self._slowdown = mean + _WEIGHT * (ratio - mean)
+        self._spread = spread + _WEIGHT * (abs(ratio - mean) - spread)
         self._slowdown_at = now_ms
 
     def failed(self, point: str, error: Exception) -> None:

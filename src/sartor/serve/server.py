@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -26,8 +27,8 @@ class ServerSettings:
         port: 1 to 65535.
         max_connections: open at the same time, at least 1.
         header_s: longest time from a connection's opening to its first request.
-        grace_s: after SIGTERM, requests on open connections are still taken for so long, and told
-            that the connection closes.
+        grace_s: after SIGTERM, requests are still taken for so long, and told that the connection
+            closes; then for as long again on open connections alone.
         drain_s: then, longest time for what is being answered.
     """
 
@@ -75,6 +76,13 @@ class _DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         leave = super().handle_exit
         loop.call_soon_threadsafe(loop.call_later, self.grace_s, leave, sig, None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the door first; what came in through it is still heard, then all ends."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(self.grace_s)
+        await super().shutdown(sockets)
 
 
 class _Closing:
