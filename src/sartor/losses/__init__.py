@@ -18,7 +18,7 @@ from sartor.losses.manifold_kd import (
 from sartor.losses.named import DISTILLERS, make_distiller
 from sartor.losses.ofa_kd import OfaKD, ofa_loss
 from sartor.losses.patch_tokens import merge_patches, patch_tokens
-from sartor.losses.soft_labels import soft_label_loss
+from sartor.losses.soft_labels import SoftLabelKD, soft_label_loss
 from sartor.losses.taps import FeatureTaps, feature_paths
 from sartor.losses.vanilla_kd import VanillaKD, bce_loss
 
@@ -34,6 +34,7 @@ __all__ = [
     "MatchOutputs",
     "OfaKD",
     "Outputs",
+    "SoftLabelKD",
     "VanillaKD",
     "batch_norm_distance",
     "bce_loss",

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sartor.core.errors import TrainingError
+from sartor.losses.distiller import DistillationLoss, Outputs
 
-__all__ = ["soft_label_loss"]
+__all__ = ["SoftLabelKD", "soft_label_loss"]
 
 
 def soft_label_loss(
@@ -47,3 +48,40 @@ def soft_label_loss(
         raise TrainingError(f"The temperature must be above 0, got {temperature}.")
     soft = (teacher_logits.detach() / temperature).softmax(dim=1)  # (B, K)
     return temperature**2 * F.cross_entropy(student_logits / temperature, soft)
+
+
+class SoftLabelKD(DistillationLoss):
+    """label_weight * smoothed cross entropy + weight * :func:`soft_label_loss`.
+
+    Args:
+        weight: of the teacher, at least 0.
+        label_weight: of the labels, at least 0.
+        temperature: above 0.
+        label_smoothing: share of each label that is spread over all classes, in [0, 1).
+
+    Raises:
+        TrainingError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        label_weight: float = 1.0,
+        temperature: float = 1.0,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not (min(weight, label_weight) >= 0 and temperature > 0 and 0 <= label_smoothing < 1):
+            raise TrainingError(
+                "SoftLabelKD takes weights >= 0, a temperature > 0 and label_smoothing in [0, 1), "
+                f"got {weight}, {label_weight}, {temperature} and {label_smoothing}."
+            )
+        self.weight, self.label_weight = weight, label_weight
+        self.temperature, self.label_smoothing = temperature, label_smoothing
+
+    def forward(self, student: Outputs, teacher: Outputs, targets: Tensor) -> Tensor:
+        """Scalar; see the class."""
+        soft = soft_label_loss(student.logits, teacher.logits, temperature=self.temperature)
+        hard = F.cross_entropy(student.logits, targets, label_smoothing=self.label_smoothing)
+        return self.label_weight * hard + self.weight * soft
