@@ -1,9 +1,9 @@
 """CDFKD-MFS: can three teachers become one small student without one training image?
 
 Claim: a student with one head for each of several teachers, distilled from generated images alone,
-keeps most of their accuracy and is better than a student of one teacher. Controls: the student of
-one teacher for as much compute, and the method taken apart, among them a generator that is left
-untrained.
+keeps most of their accuracy and at equal iterations is better than a student of one teacher.
+Controls: the student of one teacher for as much compute, and the method taken apart, among them a
+generator that is left untrained.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def run(quick: bool = False) -> Evidence:
     return Evidence(
         slug="cdfkd-mfs",
         claim="Three trained classifiers become one student with a head for each, from generated "
-        "images alone: no real image is read, most of the teachers' accuracy stays, and it is "
-        "better than a student of one of them.",
+        "images alone: no real image is read, most of the teachers' accuracy stays, and at equal "
+        "iterations it is better than a student of one of them.",
         measure="validation accuracy, three teachers and shared levels against one teacher and one "
         "head, at equal iterations",
         baseline=_mean(results, SINGLE),
@@ -170,6 +170,7 @@ def _notes(iterations: int) -> tuple[str, ...]:
         "The task that the students are given refuses to be read. Their accuracy is measured "
         "afterwards, on the validation split, which no choice reads.",
         "The attention reads its labelled images after the distillation; it is not data-free.",
-        "Single seeds differ by 0.01 to 0.03, so the rows of one seed rank nothing finer than "
-        "that. The paper's margins on CIFAR-100, Caltech-101 and mini-ImageNet are not shown here.",
+        "Seeds of one row differ by some hundredths, so that the rows of one seed rank nothing "
+        "finer than that. The paper's margins on CIFAR-100, Caltech-101 and mini-ImageNet are not "
+        "shown here.",
     )
