@@ -100,6 +100,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.t_stitch",
     ),
     Method(
+        slug="manifold-kd",
+        role="losses",
+        summary="distil between models of patches by how alike their patches are",
+        source="Hao et al., NeurIPS 2022, arXiv 2107.01378",
+        verb="sartor.losses.manifold_kd:manifold_loss",
+        reproduce="sartor.reproduce.manifold_kd",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
