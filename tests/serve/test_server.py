@@ -57,7 +57,7 @@ def test_reports_count_every_outcome(tmp_path):
     report = summarise(rows, 50.0, LoadSettings(seconds=10, images=4))
     counts = (report.sent, report.answered, report.in_time, report.refused, report.dropped)
     assert counts == (7, 2, 1, 1, 1) and (report.lost, report.errors) == (2, 1)
-    assert report.attainment == 1 / 5 and report.goodput == 0.1 and report.images_in_time == 0.4
+    assert report.attainment == 1 / 5 and report.goodput == 0.1 and report.images_per_s == 0.4
     assert report.accuracy == pytest.approx(0.8) and report.max_ms == 90
     assert summarise([], 50.0, LoadSettings()).attainment is None
     draw_load(rows, 50.0, tmp_path / "load.svg")

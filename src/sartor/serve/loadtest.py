@@ -90,7 +90,7 @@ class LoadReport:
         lost: no response, or not sent.
         attainment: in_time over all that were admitted (answered, dropped and lost).
         goodput: results in time, per second.
-        images_in_time: the same, in images per second.
+        images_per_s: the same, in images per second.
         accuracy: mean over the results, of the points that gave them.
         p50_ms: of the results; likewise ``p95_ms``, ``p99_ms`` and ``max_ms``.
     """
@@ -105,7 +105,7 @@ class LoadReport:
     slo_ms: float
     seconds: float
     goodput: float
-    images_in_time: float
+    images_per_s: float
     attainment: float | None
     accuracy: float | None
     p50_ms: float | None
@@ -222,7 +222,7 @@ def summarise(outcomes: list[Outcome], slo_ms: float, settings: LoadSettings) ->
         slo_ms=slo_ms,
         seconds=settings.seconds,
         goodput=in_time / settings.seconds,
-        images_in_time=in_time * settings.images / settings.seconds,
+        images_per_s=in_time * settings.images / settings.seconds,
         attainment=in_time / admitted if admitted else None,
         accuracy=float(np.mean([one.accuracy for one in good])) if good else None,
         p50_ms=p50,
