@@ -2,14 +2,15 @@
 
 Images whose statistics match them look, to that network, like the data it was trained on.
 
-Source: Yin et al., DeepInversion, CVPR 2020, arXiv 1912.08795, equation 4, as used by Hao et al.,
-    CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845: norms that are not squared,
-    and a first layer that counts five times. Deviations: none.
+Source: Yin et al., DeepInversion, CVPR 2020, arXiv 1912.08795, as used by Hao et al., CDFKD-MFS,
+    IEEE Transactions on Multimedia 2022, arXiv 2205.11845: norms that are not squared, and a first
+    layer that counts five times. Deviations: none.
 """
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from sartor.core.errors import TrainingError
 
 __all__ = ["BatchNormStatistics", "batch_norm_distance", "tracking_norms"]
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batch_norm_distance(inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ def batch_norm_distance(inputs: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         )
     dims = [0, *range(2, inputs.ndim)]
     found = torch.var_mean(inputs, dim=dims, correction=0)  # (C,), (C,)
-    return (found[0] - var).norm() + (found[1] - mean).norm()
+    distance: Tensor = (found[0] - var).norm() + (found[1] - mean).norm()
+    return distance
 
 
 def tracking_norms(model: nn.Module) -> list[nn.Module]:
@@ -98,7 +100,7 @@ class BatchNormStatistics:
         self._handles.clear()
         self._distances.clear()
 
-    def _note(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _note(self, norm: Any, args: tuple[Tensor, ...]) -> None:
         self._distances.append(batch_norm_distance(args[0], norm.running_mean, norm.running_var))
 
     def loss(self, *, first_weight: float = 5.0) -> Tensor:

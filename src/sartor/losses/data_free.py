@@ -1,7 +1,7 @@
 """The terms of collaborative data-free distillation, as functions of tensors.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section III. Deviations: none; logits are compared and averaged, not probabilities.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: none; logits are compared and averaged, not probabilities.
 """
 
 from __future__ import annotations

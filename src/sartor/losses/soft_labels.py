@@ -1,9 +1,9 @@
 """Cross entropy against a teacher's soft labels, as the GhostNetV3 recipe distils.
 
-Source: Liu, Hao, Han, Tang, Wang, GhostNetV3, 2024, arXiv 2404.11202, section 3.2. Deviations: the
-    value is multiplied by the squared temperature, so that its gradient keeps its scale; the paper
-    and its code use a temperature of 1. Unlike :func:`~sartor.losses.kd_loss` the teacher's entropy
-    is part of the value; the gradients of both are the same.
+Source: Liu, Hao, Han, Tang, Wang, GhostNetV3, 2024, arXiv 2404.11202. Deviations: the value is
+    multiplied by the squared temperature, so that its gradient keeps its scale; the released code
+    uses a temperature of 1. Unlike :func:`~sartor.losses.kd_loss` the teacher's entropy is part of
+    the value; the gradients of both are the same.
 """
 
 from __future__ import annotations

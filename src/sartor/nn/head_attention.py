@@ -1,10 +1,10 @@
 """Weights for the heads of a student, sample by sample, learnt from a few labelled images.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section III. Deviations: the module is not in the authors' code; a scaled dot product of one
-    learnt query and a key of each head is this project's reading. Features are standardised first,
-    as those of different heads differ in scale. The query is zero at the start, so that an
-    untrained module is the mean of the heads.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: the module is not in the authors' code; a scaled dot product of one learnt query and
+    a key of each head is this project's reading. Features are standardised first, as those of
+    different heads differ in scale. The query is zero at the start, so that an untrained module is
+    the mean of the heads.
 """
 
 from __future__ import annotations
@@ -88,4 +88,5 @@ class AttentiveStudent(nn.Module):
         """Images (B, C, H, W) -> weighed logits (B, K)."""
         logits, features = self.student.forward_heads(images)  # (n, B, K), (n, B, d)
         weights = self.attention(features)  # (n, B)
-        return (weights.unsqueeze(-1) * logits).sum(dim=0)
+        weighed: Tensor = (weights.unsqueeze(-1) * logits).sum(dim=0)
+        return weighed

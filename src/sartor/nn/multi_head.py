@@ -1,8 +1,8 @@
 """A classifier with one trunk and several light heads, each of which reads every stage of it.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section III. Deviations: ``forward`` gives the mean of the heads' logits, so that the student is
-    a classifier like any other; the logits of the heads come from ``forward_heads``.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: ``forward`` gives the mean of the heads' logits, so that the student is a classifier
+    like any other; the logits of the heads come from ``forward_heads``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class MultiLevelHead(nn.Module):
         for level, encoder in enumerate(self.encoders[1:], start=1):
             _check_halved(stages[level - 1], stages[level], level)
             fused = encoder(torch.cat([stages[level], fused], dim=1))  # (B, ch_{l+1}, h_l / 2, ...)
-        return fused.mean(dim=(2, 3))  # (B, ch_L)
+        pooled: Tensor = fused.mean(dim=(2, 3))  # (B, ch_L)
+        return pooled
 
 
 class LastBlockHead(nn.Module):

@@ -1,11 +1,11 @@
 """How to train a compact network for long: optimiser, schedule, averaged weights, augmentation.
 
 Source: Liu, Hao, Han, Tang, Wang, GhostNetV3: Exploring the Training Strategies for Compact Models,
-    2024, arXiv 2404.11202, section 3. Deviations: the average's decay follows the number of steps,
-    as the published 0.9999 averages over more steps than a short training has. The published script
-    cannot run as it is, so LAMB, its rate and its batch follow the paper's text, weight decay,
-    warm-up and lowest rate the script's defaults; none of these could be checked against a run. The
-    strengths of augmentation and erasing are timm's usual ones.
+    2024, arXiv 2404.11202. Deviations: the average's decay follows the number of steps, as the
+    published 0.9999 averages over more steps than a short training has. The published script cannot
+    run as it is, so LAMB, its rate and its batch follow the paper's text, weight decay, warm-up and
+    lowest rate the script's defaults; none of these could be checked against a run. The strengths
+    of augmentation and erasing are timm's usual ones.
 """
 
 from __future__ import annotations

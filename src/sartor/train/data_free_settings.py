@@ -1,7 +1,7 @@
 """Settings of data-free distillation, with the published values as defaults.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section IV. Deviations: milestones are shares of the training instead of epochs.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: milestones are shares of the training instead of epochs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The two steps of data-free distillation: what the student and what the generator learn from.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section III and algorithm 1. Deviations: the generator's gradient is taken with respect to its
-    images, teacher by teacher, and only then sent through the generator; it is the same gradient,
-    holds the graph of one teacher at a time, and leaves none in student and teachers.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: the generator's gradient is taken with respect to its images, teacher by teacher,
+    and only then sent through the generator; it is the same gradient, holds the graph of one
+    teacher at a time, and leaves none in student and teachers.
 """
 
 from __future__ import annotations

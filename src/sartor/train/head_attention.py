@@ -1,8 +1,8 @@
 """Learn from a few labelled images which head of a multi-head student to trust for which input.
 
-Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845,
-    section III. Deviations: the authors' code has no such training; cross entropy with the student
-    frozen is the paper's, Adam on all images at once is this project's.
+Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022, arXiv 2205.11845.
+    Deviations: the authors' code has no such training; cross entropy with the student frozen is the
+    paper's, Adam on all images at once is this project's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sartor.core.errors import DataError, TrainingError
 from sartor.core.modes import eval_mode
@@ -75,13 +75,14 @@ def _outputs(
     model: AttentiveStudent, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (n, N, K), features (n, N, d) and labels (N,) of all images."""
-    student: nn.Module = model.student
+    student = model.student
     device = next(student.parameters()).device
-    rows = []
+    outputs, targets = [], []
     with eval_mode(student):
         for images, labels in batches:
-            rows.append((*model.student.forward_heads(images.to(device)), labels.to(device)))
-    if not rows:
+            outputs.append(student.forward_heads(images.to(device)))
+            targets.append(labels.to(device))
+    if not outputs:
         raise DataError("There is no image to learn the attention from; give at least one batch.")
-    logits, features, labels = zip(*rows, strict=True)
-    return torch.cat(logits, dim=1), torch.cat(features, dim=1), torch.cat(labels)
+    logits = torch.cat([one for one, _ in outputs], dim=1)
+    return logits, torch.cat([one for _, one in outputs], dim=1), torch.cat(targets)
