@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sartor.core import TrainingError
+from sartor.core import Task, TrainingError
 from sartor.losses import Outputs
 from sartor.nn.sources import seeded
+from sartor.train import TrainSettings, distill
 from sartor.train.compact_recipe import CompactRecipe, auto_ema_decay, prepare_compact
 
 SMALL = CompactRecipe(epochs=4, warmup_epochs=1, optimizer="sgd", lr=0.1, batch_size=8)
@@ -119,6 +120,17 @@ def test_the_defaults_are_what_the_card_says() -> None:
     logits = torch.zeros(2, 2)
     value = loss(Outputs(logits), Outputs(torch.randn(2, 2)), torch.tensor([0, 1]))
     assert value.item() == pytest.approx(2 * math.log(2))
+
+
+def test_its_loss_is_one_that_distill_takes() -> None:
+    batches = [batch(seed) for seed in range(3)]
+    task = Task.from_loader(batches, lambda model: 0.0, num_classes=3)
+    student, teacher = small_net(), small_net().eval()
+    losses = []
+    for settings in (TrainSettings(epochs=1, lr=1e-9), TrainSettings(epochs=20, lr=1e-2)):
+        report = distill(student, teacher, task, loss=CompactRecipe().loss(), settings=settings)
+        losses.append(report.history.losses[-1])
+    assert losses[1] < losses[0]
 
 
 def test_pictures_become_inputs() -> None:
