@@ -100,6 +100,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.t_stitch",
     ),
     Method(
+        slug="ofa-kd",
+        role="losses",
+        summary="distil any vision teacher into any vision student through exits to logits",
+        source="Hao et al., NeurIPS 2023, arXiv 2310.19444",
+        verb="sartor.losses.ofa_kd:ofa_loss",
+        reproduce="sartor.reproduce.ofa_kd",
+    ),
+    Method(
         slug="manifold-kd",
         role="losses",
         summary="distil between models of patches by how alike their patches are",
