@@ -24,11 +24,13 @@ class Engine(ABC):
         id: slug of the method.
         prefix: of the ids of its points.
         trains: whether the network is trained at all.
+        lr: highest learning rate of that training, if the user gives none.
     """
 
     id: ClassVar[str]
     prefix: ClassVar[str]
     trains: ClassVar[bool] = True
+    lr: ClassVar[float] = 1e-3
 
     @abstractmethod
     def build(self, family: Family, task: Task) -> Elastic:

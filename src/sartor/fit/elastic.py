@@ -39,7 +39,7 @@ def train_elastic(
         workshop.distil,
         TrainSettings(
             epochs=settings.epochs,
-            lr=settings.lr,
+            lr=settings.lr or engine.lr,
             weight_decay=settings.weight_decay,
             precision=settings.precision,
             seed=settings.seed,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sartor.core import Family, Task
 from sartor.core.schema import Shape
-from sartor.moves.route import RouteMove, StitchingEngine
+from sartor.moves.route import RouteMove
+from sartor.moves.sn_net import SnNetEngine
 from sartor.stitch import (
     AdaptedNetwork,
     EstaSettings,
     ImportanceSampler,
-    StitchableNetwork,
     StitchSettings,
     adapt_stitchable,
     stitch,
@@ -68,32 +68,12 @@ class EstaMove(RouteMove):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstaEngine(StitchingEngine):
-    """Draws by importance, and looks only at what training found important.
-
-    Attributes:
-        kernel_size: stitching window.
-        stride: distance of windows.
-        nearest: stitch neighbouring anchors only.
-    """
+class EstaEngine(SnNetEngine):
+    """SN-Net's network, adapted; draws by importance and looks only at what that found."""
 
     id: ClassVar[str] = "esta"
     prefix: ClassVar[str] = "esta"
-
-    kernel_size: int = 2
-    stride: int = 1
-    nearest: bool = True
-
-    @property
-    def settings(self) -> StitchSettings:
-        """Of the search space."""
-        return StitchSettings(
-            kernel_size=self.kernel_size, stride=self.stride, nearest=self.nearest
-        )
-
-    def stitch(self, family: Family, example: Tensor) -> StitchableNetwork:
-        """See :class:`~sartor.moves.route.StitchingEngine`."""
-        return stitch(family, example, self.settings)
+    lr: ClassVar[float] = 1e-2  # of few trained values, as the method's card has it
 
     def build(self, family: Family, task: Task) -> AdaptedNetwork:
         """Stitch, initialise by least squares on the task's inputs, freeze, add what is trained."""
