@@ -116,6 +116,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.manifold_kd",
     ),
     Method(
+        slug="cdfkd-mfs",
+        role="train",
+        summary="distil several trained classifiers into one small one without any data",
+        source="Hao, Luo, Wang, Hu, An, IEEE TMM 2022, arXiv 2205.11845",
+        verb="sartor.train.cdfkd_mfs:distill_data_free",
+        reproduce="sartor.reproduce.cdfkd_mfs",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
