@@ -58,6 +58,10 @@ def fit_command(
         str | None,
         typer.Option(help="Comma-separated, see `sartor methods`; none; default: all."),
     ] = None,
+    recovery: Annotated[
+        str | None,
+        typer.Option(help="How a changed model learns from the largest: soft, hard, vanilla."),
+    ] = None,
     cost: Annotated[
         str | None,
         typer.Option(help="Comma-separated: latency_ms, size_bytes, params, flops; first orders."),
@@ -82,6 +86,7 @@ def fit_command(
     demo = models is None and data is None
     asked = {
         "engine": engine,
+        "recovery": recovery,
         "epochs": epochs,
         "lr": lr,
         "seconds": seconds,

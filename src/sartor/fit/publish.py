@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -97,4 +99,27 @@ def _notes(workshop: Workshop) -> tuple[str, ...]:
         f"{move} was tried on the largest anchor only: {why}" for move, why in state.barred.items()
     ]
     failed = [f"{id} failed: {why}" for id, why in state.failures.items()]
-    return (*workshop.task.notes, *barred, *failed)
+    return (*workshop.task.notes, *barred, *failed, *_recovered(workshop))
+
+
+def _recovered(workshop: Workshop) -> tuple[str, ...]:
+    """What recovery cost and gained: all of it, then model by model."""
+    state, metric = workshop.state, workshop.task.metric
+    made = {id: r for id, r in state.recoveries.items() if id in state.candidates}
+    if not made:
+        return ()
+    gains = {id: state.candidates[id].accuracy - float(r["before"]) for id, r in made.items()}
+    seconds = math.fsum(float(r["seconds"]) for r in made.values())
+    known = workshop.task.num_classes is not None
+    name = workshop.settings.recovery if known else "outputs"
+    total = (
+        f"Recovery {name!r} took {seconds:.1f} s for {len(made)} models and changed their {metric} "
+        f"by {statistics.mean(gains.values()):+.3f} on average (validation data, before it and as "
+        "deployed)."
+    )
+    each = (
+        f"{id}: recovery took {float(r['seconds']):.1f} s and changed {metric} from "
+        f"{float(r['before']):.3f} to {state.candidates[id].accuracy:.3f}."
+        for id, r in made.items()
+    )
+    return (total, *each)

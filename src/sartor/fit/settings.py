@@ -9,6 +9,7 @@ from typing import Any
 from sartor.core.engine import Engine
 from sartor.core.errors import RecipeError, nearest
 from sartor.core.registry import attribute, engines, moves
+from sartor.losses import DISTILLERS
 
 __all__ = ["FitSettings"]
 
@@ -22,7 +23,7 @@ class FitSettings:
     Attributes:
         engine: slug of the method that makes the family elastic; ``none``: no method does.
         epochs: of the joint training of the stitched net, at least 0.
-        lr: highest learning rate of that training, above 0.
+        lr: highest learning rate of that training, above 0; ``None``: the engine's.
         weight_decay: of AdamW, at least 0.
         alpha: weight of the largest anchor's word against the labels, in [0, 1].
         kernel_size: stitching window, at least 1.
@@ -32,7 +33,10 @@ class FitSettings:
         routes: how many configurations of the stitched net are turned into models of their own, at
             least 1.
         prune_ratios: shares of units to remove, each in (0, 1).
-        recovery_epochs: of distilled training after pruning, at least 0.
+        recovery: how a changed model learns from the largest anchor, a name in
+            ``sartor.losses.DISTILLERS``: ``soft`` outputs, ``hard`` classes, ``vanilla``. Where
+            there are no classes it is the outputs themselves.
+        recovery_epochs: of that training, at least 0.
         recovery_lr: highest learning rate of that training, above 0.
         moves: which moves may be composed on a model.
         costs: what accuracy is weighed against, beside the costs that the budget bounds.
@@ -43,7 +47,7 @@ class FitSettings:
 
     engine: str = "sn-net"
     epochs: int = 10
-    lr: float = 1e-3
+    lr: float | None = None
     weight_decay: float = 0.05
     alpha: float = 0.5
     kernel_size: int = 2
@@ -52,6 +56,7 @@ class FitSettings:
     init_samples: int = 100
     routes: int = 8
     prune_ratios: tuple[float, ...] = (0.25, 0.5)
+    recovery: str = "soft"
     recovery_epochs: int = 2
     recovery_lr: float = 2e-3
     moves: tuple[str, ...] = ("prune", "int8-dynamic", "int8-static")
@@ -69,7 +74,8 @@ class FitSettings:
         ):
             if getattr(self, name) < low:
                 raise RecipeError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0 <= self.alpha <= 1 or min(self.lr, self.recovery_lr) <= 0 or self.seconds < 0:
+        rates = [rate for rate in (self.lr, self.recovery_lr) if rate is not None]
+        if not 0 <= self.alpha <= 1 or min(rates) <= 0 or self.seconds < 0:
             raise RecipeError(
                 "fit takes alpha in [0, 1], lr and recovery_lr > 0 and seconds >= 0, got "
                 f"{self.alpha}, {self.lr}, {self.recovery_lr}, {self.seconds}."
@@ -81,6 +87,7 @@ class FitSettings:
             ((self.engine,), ("none", *engines())),
             (self.moves, composable),
             (self.costs, _COSTS),
+            ((self.recovery,), tuple(DISTILLERS)),
         ):
             for word in given:
                 if word not in legal:

@@ -50,6 +50,7 @@ class RunState:
     scores: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     barred: dict[str, str] = field(default_factory=dict)
+    recoveries: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -67,7 +68,12 @@ class RunState:
         value = {"candidates": rows, "scores": self.scores, "failures": self.failures}
         write_json(
             self.folder / "state" / "journal.json",
-            {**value, "barred": self.barred, "seconds": self.seconds},
+            {
+                **value,
+                "barred": self.barred,
+                "recoveries": self.recoveries,
+                "seconds": self.seconds,
+            },
         )
 
     def add(self, candidate: Candidate) -> None:
@@ -96,6 +102,7 @@ class RunState:
                 state.candidates[row["id"]] = Candidate(**fields, folder=state.made / row["id"])
             state.scores, state.failures = value["scores"], value["failures"]
             state.barred, state.seconds = value["barred"], value["seconds"]
+            state.recoveries = value.get("recoveries", {})  # runs of older versions have none
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"The journal of {folder} is damaged ({error!r}); fit again with --overwrite."

@@ -20,16 +20,16 @@ from sartor.core.errors import TrainingError
 from sartor.core.files import write_json
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import Candidate, RunState
-from sartor.losses import distillation_loss
+from sartor.losses import DistillationLoss, MatchOutputs, distillation_loss, make_distiller
 from sartor.measure import measure
 from sartor.moves.replay import replay
 from sartor.runtime import OnnxModule, to_onnx
-from sartor.train import TrainSettings, save_tensors, train
+from sartor.train import TrainSettings, distill, save_tensors
 
 __all__ = ["Workshop"]
 
-#: of the recovery, chosen on the selection data of the demo
-_RECOVERY_TEMPERATURE, _RECOVERY_ALPHA = 4.0, 0.9
+#: weight of the teacher in the recovery of models without classes
+_OUTPUTS_ALPHA = 0.9
 
 
 class Workshop:
@@ -90,7 +90,7 @@ class Workshop:
             target=self.target,
             folder=draft,
             deployed=self._deployed(parent),
-            recover=self.recover,
+            recover=partial(self.recover, id),
         )
         result = move.apply(model, context)
         deployed: nn.Module = result.model.eval()
@@ -132,12 +132,16 @@ class Workshop:
         )
         self.state.measured(found)
 
-    def recover(self, model: nn.Module) -> None:
-        """Train a changed model briefly, in place, against the labels and the largest anchor's
-        softened outputs.
+    def recover(self, id: str, model: nn.Module) -> None:
+        """Distil the largest anchor into a changed model briefly, in place, as the settings ask,
+        and remember what that cost.
+
+        Args:
+            id: of the candidate that it becomes.
+            model: trained in place.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or the two models do not match.
         """
         settings = TrainSettings(
             epochs=self.settings.recovery_epochs,
@@ -146,20 +150,28 @@ class Workshop:
             precision=self.settings.precision,
             seed=self.settings.seed,
         )
-        loss = partial(self.distil, mode="soft", alpha=_RECOVERY_ALPHA)
-        train(model, self.task.train, loss, settings, frozen=(self.teacher,))
+        if not settings.epochs:
+            model.eval()
+            return
+        with torch.inference_mode():
+            before = float(self.task.evaluate(model.eval(), self.task.validation))
+        report = distill(model, self.teacher, self.task, loss=self._loss(model), settings=settings)
+        self.state.recoveries[id] = {
+            "before": before,
+            "seconds": report.seconds,
+            "bridges": list(report.bridges),
+        }
 
-    def distil(
-        self,
-        model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        mode: str = "hard",
-        alpha: float | None = None,
-    ) -> Tensor:
-        """Labels, and what the largest anchor sees: its class (SN-Net), its softened outputs, or
-        its outputs as they are where there are no classes.
+    def _loss(self, model: nn.Module) -> DistillationLoss:
+        if self.task.num_classes is None:  # no classes to agree on: the outputs are the goal
+            return MatchOutputs(self.task.loss, alpha=_OUTPUTS_ALPHA)
+        return make_distiller(
+            self.settings.recovery, model, self.teacher, label_loss=self.task.loss
+        )
+
+    def distil(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Labels, and what the largest anchor sees: its class (SN-Net), or its outputs where there
+        are no classes.
         """
         with torch.no_grad():
             taught = self.teacher(inputs)
@@ -167,19 +179,11 @@ class Workshop:
             raise TrainingError(
                 "The largest anchor gives outputs that are not finite; repair or leave it out."
             )
-        outputs, weight = model(inputs), self.settings.alpha if alpha is None else alpha
-        if self.task.num_classes is None:  # no classes to agree on
+        outputs, alpha = model(inputs), self.settings.alpha
+        if self.task.num_classes is None:
             labels = self.task.loss(outputs, targets)
-            return (1 - weight) * labels + weight * F.mse_loss(outputs, taught)
-        return distillation_loss(
-            outputs,
-            targets,
-            taught,
-            alpha=weight,
-            mode=mode,
-            temperature=_RECOVERY_TEMPERATURE,
-            label_loss=self.task.loss,
-        )
+            return (1 - alpha) * labels + alpha * F.mse_loss(outputs, taught)
+        return distillation_loss(outputs, targets, taught, alpha=alpha, label_loss=self.task.loss)
 
     def _deployed(self, parent: str | None) -> Path | None:
         if parent is None or self.target.runtime != "onnxruntime":

@@ -1,0 +1,112 @@
+"""Recovery: which distiller a changed model learns by, and what the report says of it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from sartor.core import Family, Recipe, RecipeError, Target, Task
+from sartor.fit import FitSettings
+from sartor.fit.publish import _notes
+from sartor.fit.state import Candidate, RunState
+from sartor.fit.workshop import Workshop
+from sartor.losses import DISTILLERS, make_distiller
+from sartor.train import TrainSettings, distill
+
+
+def net(seed: int, classes: int = 3) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, classes)).eval()
+
+
+def task(classes: int | None = 3) -> Task:
+    x, y = torch.randn(24, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
+    loader = DataLoader(TensorDataset(x, y), batch_size=8)
+    plain = {} if classes else {"loss": lambda z, y: z.square().mean()}
+    return Task.from_loader(
+        loader, lambda model: float(model(x).detach()[0, 0]), num_classes=classes, **plain
+    )
+
+
+def workshop(folder, data: Task, **settings) -> Workshop:
+    family = Family.of({"small": net(1), "large": net(2)})
+    state = RunState(folder)
+    given = FitSettings(recovery_epochs=2, recovery_lr=0.01, **settings)
+    return Workshop(family, data, Target.parse("cpu/eager"), given, state)
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return list(model.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["soft", "hard", "vanilla"])
+def test_the_setting_chooses_the_distiller(tmp_path, name: str) -> None:
+    data, ours, plain = task(), net(5), net(5)
+    shop = workshop(tmp_path, data, recovery=name)
+    shop.recover("one", ours)
+    teacher = shop.teacher
+    loss = make_distiller(name, plain, teacher, label_loss=data.loss)
+    settings = TrainSettings(epochs=2, lr=0.01, weight_decay=0.05)
+    distill(plain, teacher, data, loss=loss, settings=settings)
+    assert all(torch.equal(a, b) for a, b in zip(weights(ours), weights(plain), strict=True))
+    assert shop.state.recoveries["one"]["before"] == pytest.approx(data.evaluate(net(5), ()))
+
+
+def test_distillers_differ(tmp_path) -> None:
+    made = []
+    for name in DISTILLERS:
+        model = net(5)
+        workshop(tmp_path, task(), recovery=name).recover("one", model)
+        made.append(weights(model)[0])
+    assert all(not torch.equal(made[0], other) for other in made[1:])
+
+
+def test_without_classes_outputs_are_matched(tmp_path) -> None:
+    model = net(5)
+    shop = workshop(tmp_path, task(None))
+    before = (model(torch.ones(1, 4)) - shop.teacher(torch.ones(1, 4))).square().mean()
+    shop.recover("one", model)
+    after = (model(torch.ones(1, 4)) - shop.teacher(torch.ones(1, 4))).square().mean()
+    assert after < before
+
+
+def test_the_report_says_what_it_cost_and_gained(tmp_path) -> None:
+    shop = workshop(tmp_path, task())
+    shop.state.recoveries = {
+        "a": {"before": 0.5, "seconds": 2.0, "bridges": []},
+        "b": {"before": 0.7, "seconds": 1.0, "bridges": []},
+        "failed": {"before": 0.1, "seconds": 1.0, "bridges": []},
+    }
+    for id, accuracy in (("a", 0.8), ("b", 0.6), ("untouched", 0.9)):
+        shop.state.add(
+            Candidate(
+                id=id,
+                recipe=Recipe(base=({"name": "small", "source": {"kind": "module"}},)),
+                parent=None,
+                accuracy=accuracy,
+                seconds=1.0,
+                folder=tmp_path,
+            )
+        )
+    notes = _notes(shop)[1:]  # the first one is the task's
+    assert notes[0].startswith("Recovery 'soft' took 3.0 s for 2 models")
+    assert "+0.100 on average" in notes[0]
+    assert notes[1] == "a: recovery took 2.0 s and changed quality from 0.500 to 0.800."
+    assert notes[2] == "b: recovery took 1.0 s and changed quality from 0.700 to 0.600."
+    assert len(notes) == 3
+    assert RunState.load(tmp_path).recoveries == shop.state.recoveries
+
+
+def test_no_epochs_recover_nothing_and_tell_nothing(tmp_path) -> None:
+    shop = workshop(tmp_path, task())
+    shop.settings = FitSettings(recovery_epochs=0)
+    model = net(5).train()
+    shop.recover("one", model)
+    assert not model.training and not shop.state.recoveries
+    assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(net(5)), strict=True))
+
+
+def test_unknown_distillers_are_refused() -> None:
+    with pytest.raises(RecipeError, match="does not know 'sof'; did you mean 'soft'"):
+        FitSettings(recovery="sof")
