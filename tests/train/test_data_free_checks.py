@@ -54,6 +54,15 @@ def test_images_that_a_teacher_does_not_take_are_refused() -> None:
         check([bad])
 
 
+def test_a_teacher_returns_logits_alone() -> None:
+    class Pair(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, images
+
+    with pytest.raises(TrainingError, match="Teacher 0 returns a tuple; wrap it"):
+        check([Pair()])
+
+
 def test_a_teacher_that_is_broken_is_refused() -> None:
     teacher = other()
     nn.init.constant_(teacher[-1].bias, float("nan"))

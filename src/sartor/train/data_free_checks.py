@@ -69,6 +69,11 @@ def _check_teacher(
             f"Teacher {number} does not take the generator's images of shape {shape} ({reason}); "
             "give a generator of the size and channels that the teachers were trained on."
         ) from error
+    if not isinstance(theirs, Tensor):
+        raise TrainingError(
+            f"Teacher {number} returns a {type(theirs).__name__}; wrap it in a module that returns "
+            "its logits."
+        )
     if theirs.shape != logits.shape[1:]:
         raise TrainingError(
             f"Teacher {number} gives outputs of shape {tuple(theirs.shape[1:])} and a head of the "
