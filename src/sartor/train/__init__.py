@@ -13,9 +13,11 @@ from sartor.train.distill import DistillReport, distill
 from sartor.train.head_attention import fit_head_attention_
 from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
+from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
 
 __all__ = [
+    "STRONG_RECIPES",
     "CompactRecipe",
     "CompactTraining",
     "DataFreeDistiller",
@@ -25,6 +27,7 @@ __all__ = [
     "DistillReport",
     "History",
     "LogitFormat",
+    "StrongRecipe",
     "TeacherCache",
     "TrainSettings",
     "auto_ema_decay",
@@ -36,5 +39,6 @@ __all__ = [
     "load_tensors",
     "prepare_compact",
     "save_tensors",
+    "strong_recipe",
     "train",
 ]

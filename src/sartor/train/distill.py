@@ -24,7 +24,7 @@ from sartor.train.loop import History, TrainSettings, train
 from sartor.train.teacher import Teacher
 from sartor.train.teacher_cache import TeacherCache
 
-__all__ = ["DistillReport", "distill"]
+__all__ = ["DistillReport", "StudentAndLoss", "distill"]
 
 #: inputs of the batch that shapes are looked up with
 _PROBE = 2
@@ -118,7 +118,7 @@ def distill(
         taught_by.tap(opened, loss.teacher_taps)
         with seeded(settings.seed):
             bridges = _prepare(student, taps, taught_by, loss, task, batches)
-        pair = _Pair(student, loss, taps)
+        pair = StudentAndLoss(student, loss, taps)
 
         def value(pair: nn.Module, inputs: Tensor, targets: Tensor, *cached: Tensor) -> Tensor:
             return pair(inputs, targets, taught_by(inputs, *cached))  # type: ignore[no-any-return]
@@ -143,7 +143,7 @@ def distill(
     )
 
 
-class _Pair(nn.Module):
+class StudentAndLoss(nn.Module):
     """Student and loss as one module, so that both train, are saved and are kept in step."""
 
     def __init__(self, student: nn.Module, loss: DistillationLoss, taps: FeatureTaps) -> None:
@@ -151,6 +151,7 @@ class _Pair(nn.Module):
         self.student, self.loss, self._taps = student, loss, taps
 
     def forward(self, inputs: Tensor, targets: Tensor, taught: Outputs) -> Tensor:
+        """The loss of one batch: inputs (B, ...), targets (B, ...) -> ()."""
         logits = self.student(inputs)
         value: Tensor = self.loss(Outputs(logits, self._taps.take()), taught, targets)
         return value
