@@ -36,6 +36,13 @@ def test_every_grid_is_bridged_and_the_projector_learns(shape: tuple[int, ...]) 
     assert all(p.grad.abs().sum() > 0 for p in loss.parameters())
 
 
+def test_channels_last_is_said_for_each_side() -> None:
+    student, teacher = outputs(0, 3, 4, 5), outputs(1, 7, 3, 4)
+    loss = HintKD(["a"], ["a"], channels_last=(True, False))
+    assert loss.prepare(student, teacher) == ("a goes from (5, 3, 4) to (7, 3, 4)",)
+    assert loss(student, teacher, Y).isfinite()
+
+
 def test_hints_that_are_met_cost_nothing() -> None:
     student = outputs(0, 5, 4, 4)
     loss = HintKD(["a"], ["a"], label_loss=lambda z, y: z.sum() * 0)

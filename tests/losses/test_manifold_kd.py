@@ -230,6 +230,18 @@ def test_prefix_tokens_are_left_out_on_both_sides() -> None:
     torch.testing.assert_close(torch.stack(got), torch.stack(wanted))
 
 
+def test_channels_last_is_said_for_each_side() -> None:
+    student, teacher = outputs(0, (4, 3, 3, 5)), outputs(1, (4, 8, 3, 3))  # (B, H, W, D), NCHW
+    loss = ManifoldKD(["a"], ["a"], channels_last=(True, False), num_random=36)
+    wanted = manifold_loss(
+        student.features["a"].flatten(1, 2),
+        teacher.features["a"].flatten(2).transpose(1, 2),
+        num_random=36,
+    )
+    got = loss.relations(student, teacher)
+    torch.testing.assert_close(torch.stack(got), torch.stack(wanted))
+
+
 def test_larger_grids_merge_if_asked_to() -> None:
     student, teacher = outputs(0, (4, 4, 5)), outputs(1, (4, 3, 4, 4))  # maps of 4 x 4
     with pytest.raises(TrainingError, match="merge the larger grid"):

@@ -203,6 +203,17 @@ def test_without_stages_it_is_labels_and_logits() -> None:
     torch.testing.assert_close(loss(Outputs(Z), Outputs(T), Y), wanted)
 
 
+def test_channels_last_maps_are_tokens() -> None:
+    maps = torch.randn(2, 4, 4, 8)  # (B, H, W, C), as Swin's
+    out = Outputs(Z, {"a": maps})
+    loss = OfaKD(("a",), channels_last=True, final_grid=2)
+    loss.prepare(out, Outputs(T))
+    (branch,) = loss.branches
+    assert branch.head.in_features == 8 and branch.blocks[0].norm1.normalized_shape == (8,)
+    wanted = ofa_loss(branch(maps.flatten(1, 2)), T, Y)
+    torch.testing.assert_close(loss.terms(out, Outputs(T), Y)["a"], wanted)
+
+
 def test_it_reads_the_teachers_logits_alone() -> None:
     assert OfaKD(("1",)).teacher_taps == ()
 

@@ -34,6 +34,7 @@ class HintKD(DistillationLoss):
         temperature: of the logits.
         student_prefix: class, distillation and register tokens of the student.
         teacher_prefix: of the teacher.
+        channels_last: maps come as (B, H, W, C), as Swin's do: of student and of teacher.
         label_loss: (logits, targets) -> scalar.
 
     Raises:
@@ -49,6 +50,7 @@ class HintKD(DistillationLoss):
         temperature: float = 1.0,
         student_prefix: int = 0,
         teacher_prefix: int = 0,
+        channels_last: tuple[bool, bool] = (False, False),
         label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ class HintKD(DistillationLoss):
                 f"{len(self.teacher_taps)} of the teacher."
             )
         self.weight, self.temperature, self.label_loss = weight, temperature, label_loss
-        self.prefixes = (student_prefix, teacher_prefix)
+        self.prefixes, self.channels_last = (student_prefix, teacher_prefix), channels_last
         self.projectors = nn.ModuleList()
 
     def prepare(self, student: Outputs, teacher: Outputs) -> tuple[str, ...]:
@@ -94,11 +96,16 @@ class HintKD(DistillationLoss):
     def _maps(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
         return [
             (
-                feature_map(student.features[mine], self.prefixes[0]),
-                feature_map(teacher.features[other].detach(), self.prefixes[1]),
+                self._map(student.features[mine], 0),
+                self._map(teacher.features[other].detach(), 1),
             )
             for mine, other in zip(self.student_taps, self.teacher_taps, strict=True)
         ]
+
+    def _map(self, features: Tensor, side: int) -> Tensor:
+        if features.ndim == 4 and self.channels_last[side]:
+            return features.permute(0, 3, 1, 2)
+        return feature_map(features, self.prefixes[side])
 
 
 def feature_map(features: Tensor, prefix: int = 0) -> Tensor:

@@ -148,7 +148,7 @@ class ManifoldKD(DistillationLoss):
         teacher_prefix: of the teacher.
         max_tokens: merge larger grids with :func:`~sartor.losses.merge_patches` until so many
             remain; ``None`` refuses grids that differ.
-        channels_last: maps come as (B, H, W, D), as Swin's do.
+        channels_last: maps come as (B, H, W, D), as Swin's do: of student and of teacher.
         generator: of the random patches, on the CPU; ``None``: torch's own.
         label_loss: (logits, targets) -> scalar.
 
@@ -177,7 +177,7 @@ class ManifoldKD(DistillationLoss):
         student_prefix: int = 0,
         teacher_prefix: int = 0,
         max_tokens: int | None = None,
-        channels_last: bool = False,
+        channels_last: tuple[bool, bool] = (False, False),
         generator: torch.Generator | None = None,
         label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
@@ -206,8 +206,8 @@ class ManifoldKD(DistillationLoss):
         """
         pairs = [
             manifold_loss(
-                self._tokens(student.features[mine], self.prefixes[0]),
-                self._tokens(teacher.features[other], self.prefixes[1]),
+                self._tokens(student.features[mine], 0),
+                self._tokens(teacher.features[other], 1),
                 num_random=self.num_random,
                 generator=self.generator,
             )
@@ -229,8 +229,9 @@ class ManifoldKD(DistillationLoss):
             loss = loss + (1 - self.alpha) * self.label_loss(student.logits, targets)
         return loss + self.beta * relations
 
-    def _tokens(self, features: Tensor, prefix: int) -> Tensor:
-        tokens = patch_tokens(features, prefix=prefix, channels_last=self.channels_last)
+    def _tokens(self, features: Tensor, side: int) -> Tensor:
+        last = self.channels_last[side]
+        tokens = patch_tokens(features, prefix=self.prefixes[side], channels_last=last)
         return tokens if self.max_tokens is None else merge_patches(tokens, self.max_tokens)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sartor.core.errors import TrainingError
 from sartor.losses.distiller import DistillationLoss, Outputs
 from sartor.losses.exit_branch import exit_branch
+from sartor.losses.patch_tokens import patch_tokens
 
 __all__ = ["FORMS", "OfaKD", "ofa_loss"]
 
@@ -93,6 +94,7 @@ class OfaKD(DistillationLoss):
         prefix: class, distillation and register tokens before the patches.
         final_grid: side of the token grid that branches end with: 7 for images of 224, 2 for small
             ones.
+        channels_last: maps come as (B, H, W, C), as Swin's do, and get the branches of tokens.
         label_loss: (logits, targets) -> scalar.
 
     Raises:
@@ -116,6 +118,7 @@ class OfaKD(DistillationLoss):
         width: int | None = None,
         prefix: int = 0,
         final_grid: int = 7,
+        channels_last: bool = False,
         label_loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
@@ -137,11 +140,12 @@ class OfaKD(DistillationLoss):
         self.gammas, self.weights = gammas, weights
         self.temperature, self.form, self.label_loss = temperature, form, label_loss
         self.width, self.prefix, self.final_grid = width, prefix, final_grid
+        self.channels_last = channels_last
         self.branches = nn.ModuleList()
 
     def prepare(self, student: Outputs, teacher: Outputs) -> tuple[str, ...]:
         """Build a branch for each stage, from the shapes of one batch."""
-        features = [student.features[tap] for tap in self.student_taps]
+        features = self._features(student)
         last = features[-1] if features else None
         fallback = 0 if last is None else last.shape[1 if last.ndim == 4 else -1]
         self.branches = nn.ModuleList(
@@ -170,8 +174,8 @@ class OfaKD(DistillationLoss):
                 "teacher) on one batch; call it before the optimiser is made."
             )
         of_labels, of_logits, of_branches = self.weights
-        taps = zip(self.branches, self.student_taps, strict=True)
-        exits = [branch(student.features[tap]) for branch, tap in taps]
+        features = zip(self.branches, self._features(student), strict=True)
+        exits = [branch(feature) for branch, feature in features]
         weighed = zip(
             ("logits", *self.student_taps),
             (student.logits, *exits),
@@ -194,6 +198,13 @@ class OfaKD(DistillationLoss):
     def forward(self, student: Outputs, teacher: Outputs, targets: Tensor) -> Tensor:
         """Scalar: the sum of :meth:`terms`."""
         return torch.stack(list(self.terms(student, teacher, targets).values())).sum()
+
+    def _features(self, student: Outputs) -> list[Tensor]:
+        """As the branches take them."""
+        found = [student.features[tap] for tap in self.student_taps]
+        if not self.channels_last:
+            return found
+        return [patch_tokens(f, channels_last=True) if f.ndim == 4 else f for f in found]
 
 
 def _check(
