@@ -244,3 +244,9 @@ def test_teachers_that_cannot_be_kept_are_refused(tmp_path) -> None:
 def test_formats_that_do_not_exist_are_refused(wrong: dict) -> None:
     with pytest.raises(TrainingError, match="float32 or float16 and top_k"):
         LogitFormat(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"shard_rows": 0}, {"seed": -1}], ids=str)
+def test_settings_out_of_range_are_refused(tmp_path, wrong: dict) -> None:
+    with pytest.raises(TrainingError, match="at least 1 and a seed of at least 0, got"):
+        cache_teacher(teacher(), pictures(), str(tmp_path), **wrong)

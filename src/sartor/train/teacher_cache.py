@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sartor.core.errors import ArtifactError
+from sartor.core.errors import ArtifactError, TrainingError
 from sartor.core.files import read_json, sha256, write_json
 from sartor.core.modes import eval_mode
 from sartor.train.checkpoint import load_tensors, save_tensors
@@ -44,8 +44,8 @@ class TeacherCache:
         ArtifactError: it is no cache, is not finished, or a shard is missing or was changed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         self.manifest: dict[str, Any] = read_json(folder / _MANIFEST)
         _verify(folder, self.manifest)
         if _rows_done(self.manifest) < self.manifest["rows"]:
@@ -155,7 +155,7 @@ class TeacherCache:
 def cache_teacher(
     teacher: nn.Module,
     loader: Any,
-    folder: Path,
+    folder: str | Path,
     *,
     dtype: str = "float16",
     top_k: int | None = None,
@@ -186,7 +186,8 @@ def cache_teacher(
         ArtifactError: the folder holds a cache of another teacher, other data or other settings, or
             a damaged one.
         DataError: the loader has no numbered items, or they cannot be fixed.
-        TrainingError: the teacher's outputs are not finite, or the format cannot hold them.
+        TrainingError: a setting is out of range, the teacher's outputs are not finite, or the
+            format cannot hold them.
 
     Example:
         >>> import tempfile
@@ -197,7 +198,12 @@ def cache_teacher(
         ...     len(cache), cache.rows([5, 0]).shape
         (8000, torch.Size([2, 10]))
     """
-    view = FixedView(loader, seed=seed)
+    if min(batch_size, shard_rows) < 1 or seed < 0:
+        raise TrainingError(
+            "cache_teacher takes batch_size and shard_rows of at least 1 and a seed of at least 0, "
+            f"got {batch_size}, {shard_rows} and {seed}."
+        )
+    folder, view = Path(folder), FixedView(loader, seed=seed)
     form = LogitFormat(dtype=dtype, top_k=top_k)
     key = {
         "version": 1,
