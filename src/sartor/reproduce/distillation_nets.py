@@ -75,16 +75,22 @@ def vit(width: int, depth: int, *, stem: int = 16) -> Net:
     return Net(model=model, stages=names, grid=names)
 
 
-def mixer(width: int, depth: int) -> Net:
+def mixer(width: int, depth: int, *, torch_init: bool = False) -> Net:
     """An MLP-Mixer on 16 patches of 2 x 2.
 
     Args:
         width: of the tokens.
         depth: number of blocks, at least :data:`STAGES`.
+        torch_init: start all layers as torch does, which learns in fewer steps here than what timm
+            starts Mixers with.
     """
     model = require("timm.models.mlp_mixer").MlpMixer(
         img_size=8, patch_size=2, in_chans=1, num_classes=10, num_blocks=depth, embed_dim=width
     )
+    if torch_init:
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.reset_parameters()
     names = tuple(f"blocks.{i}" for i in _spread(depth))
     return Net(model=model, stages=names, grid=names)
 
