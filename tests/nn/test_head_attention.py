@@ -3,7 +3,7 @@ import torch
 
 from sartor.core import FamilyError
 from sartor.nn.head_attention import AttentiveStudent, HeadAttention, attention_weights
-from sartor.reproduce.cdfkd_mfs_training import conv_student
+from sartor.reproduce.cdfkd_mfs_nets import conv_student
 
 
 def test_weights_are_a_softmax_over_heads_for_each_sample() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sartor.core import FamilyError
-from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
+from sartor.nn.image_generators import DCGANGenerator, ImageGenerator, generator_for
 from sartor.nn.sources import seeded
 
 
@@ -61,3 +61,10 @@ def test_dcgan_images_lie_where_they_are_said_to(normalize: bool) -> None:
 def test_sizes_out_of_range_are_refused(make, words: str) -> None:
     with pytest.raises(FamilyError, match=words):
         make()
+
+
+def test_generators_follow_the_size() -> None:
+    assert isinstance(generator_for((3, 32, 32)), ImageGenerator)
+    assert isinstance(generator_for((1, 128, 128)), DCGANGenerator)
+    with pytest.raises(FamilyError, match="square images"):
+        generator_for((3, 32, 48))

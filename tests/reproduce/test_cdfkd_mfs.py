@@ -5,6 +5,7 @@ import pytest
 from sartor.core import DataError
 from sartor.measure import count_params
 from sartor.reproduce.cdfkd_mfs import ABLATIONS, SEEDS, judge, losses, run
+from sartor.reproduce.cdfkd_mfs_nets import SealedData, conv_student, conv_teacher
 from sartor.reproduce.cdfkd_mfs_training import (
     ATTENTION,
     ENSEMBLE,
@@ -14,9 +15,6 @@ from sartor.reproduce.cdfkd_mfs_training import (
     NO_PRIOR,
     SINGLE,
     Distilled,
-    SealedData,
-    conv_student,
-    conv_teacher,
 )
 from sartor.reproduce.evidence import Evidence
 from sartor.testing import EvidenceContract

@@ -8,11 +8,11 @@ from torch import nn
 
 from sartor.core import DataError, Task, TrainingError
 from sartor.losses.batch_norm_statistics import tracking_norms
-from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
+from sartor.nn.image_generators import ImageGenerator
 from sartor.nn.multi_head import MultiHeadStudent
-from sartor.reproduce.cdfkd_mfs_training import conv_student, conv_teacher, sealed
+from sartor.reproduce.cdfkd_mfs_nets import conv_student, conv_teacher, sealed
 from sartor.train import load_tensors, save_tensors
-from sartor.train.cdfkd_mfs import DataFreeDistiller, distill_data_free, generator_for
+from sartor.train.cdfkd_mfs import DataFreeDistiller, distill_data_free
 from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
 
 SHORT = DataFreeSettings(iterations=3, batch_size=8, student_steps=2)
@@ -165,13 +165,6 @@ def test_callbacks_see_every_iteration() -> None:
     seen = []
     distiller().fit(on_iteration=lambda done, history: seen.append((done, len(history.student))))
     assert seen == [(1, 1), (2, 2), (3, 3)]
-
-
-def test_generators_follow_the_size() -> None:
-    assert isinstance(generator_for((3, 32, 32)), ImageGenerator)
-    assert isinstance(generator_for((1, 128, 128)), DCGANGenerator)
-    with pytest.raises(TrainingError, match="square images"):
-        generator_for((3, 32, 48))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from torch import nn
 
 from sartor.core import TrainingError
 from sartor.nn.image_generators import ImageGenerator
-from sartor.reproduce.cdfkd_mfs_training import conv_student, conv_teacher
+from sartor.reproduce.cdfkd_mfs_nets import conv_student, conv_teacher
 from sartor.train.data_free_checks import check_data_free
 from sartor.train.data_free_settings import DataFreeWeights
 

@@ -11,7 +11,7 @@ from sartor.core import TrainingError
 from sartor.losses.batch_norm_statistics import batch_norm_distance
 from sartor.nn.image_generators import ImageGenerator
 from sartor.nn.sources import seeded
-from sartor.reproduce.cdfkd_mfs_training import conv_student, conv_teacher
+from sartor.reproduce.cdfkd_mfs_nets import conv_student, conv_teacher
 from sartor.train.data_free_settings import DataFreeWeights
 from sartor.train.data_free_steps import image_gradient, student_objective
 

@@ -5,7 +5,7 @@ import torch
 
 from sartor.core import DataError, TrainingError
 from sartor.nn.head_attention import AttentiveStudent
-from sartor.reproduce.cdfkd_mfs_training import conv_student
+from sartor.reproduce.cdfkd_mfs_nets import conv_student
 from sartor.train.head_attention import fit_head_attention_
 
 

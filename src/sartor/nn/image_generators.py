@@ -9,12 +9,13 @@ Source: Hao, Luo, Wang, Hu, An, CDFKD-MFS, IEEE Transactions on Multimedia 2022,
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError
 
-__all__ = ["DCGANGenerator", "ImageGenerator"]
+__all__ = ["DCGANGenerator", "ImageGenerator", "generator_for"]
 
 INNER_EPS = 0.8
 SLOPE = 0.2
@@ -125,6 +126,24 @@ class DCGANGenerator(nn.Module):
         maps = self.project(latents).unflatten(1, (-1, self.grid, self.grid))  # (B, 512, H/16, ...)
         images: Tensor = self.body(maps)
         return images
+
+
+def generator_for(input_shape: Sequence[int]) -> nn.Module:
+    """A generator of images (C, H, H): upsampling up to 64 pixels, transposed convolutions above.
+
+    Raises:
+        FamilyError: the shape is not that of square images, or their size not a multiple of 4,
+            above 64 of 16.
+    """
+    if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
+        raise FamilyError(
+            f"Generators make square images (C, H, H), the task has inputs {tuple(input_shape)}; "
+            "give a generator of your own."
+        )
+    channels, size = input_shape[0], input_shape[1]
+    if size <= 64:
+        return ImageGenerator(image_size=size, channels=channels)
+    return DCGANGenerator(image_size=size, channels=channels, normalize=True)
 
 
 def _check(latent_dim: int, image_size: int, channels: int, *, unit: int) -> None:

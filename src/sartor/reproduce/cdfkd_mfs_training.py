@@ -7,7 +7,7 @@ The data of the task that a student is given cannot be read: asking for them end
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,19 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.core import DataError, Task
+from sartor.core import Task
 from sartor.core.task import accuracy
 from sartor.data import digits_task
 from sartor.measure import count_params
 from sartor.nn.head_attention import AttentiveStudent
 from sartor.nn.image_generators import ImageGenerator
-from sartor.nn.multi_head import (
-    LastBlockHead,
-    MultiHeadStudent,
-    SepConv,
-    multi_level_student,
-)
+from sartor.nn.multi_head import MultiHeadStudent
 from sartor.nn.sources import seeded
+from sartor.reproduce.cdfkd_mfs_nets import conv_student, conv_teacher, sealed
 from sartor.train import TrainSettings, train
 from sartor.train.cdfkd_mfs import distill_data_free
 from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
@@ -49,15 +45,10 @@ __all__ = [
     "UNTRAINED",
     "Distilled",
     "Schedule",
-    "SealedData",
-    "conv_student",
-    "conv_teacher",
-    "sealed",
     "train_all",
 ]
 
 TEACHERS = 3
-CHANNELS = (8, 16, 32)
 LATENT = 32
 #: half the paper's width: as good on the selection split of seed 0, and cheaper
 GENERATOR_WIDTH = 64
@@ -99,69 +90,6 @@ class Distilled:
     iterations: int
     seconds: float
     reads: int = 0
-
-
-class SealedData:
-    """Batches that nobody may read; counts who tried."""
-
-    def __init__(self) -> None:
-        self.reads = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        """Refuse.
-
-        Raises:
-            DataError: always.
-        """
-        self.reads += 1
-        raise DataError("These data are sealed: a data-free method must not read them.")
-
-
-class _ConvTrunk(nn.Module):
-    """Three convolutions of which each but the first halves the size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        ins, strides = (1, *CHANNELS[:-1]), (1, 2, 2)
-        self.stages = nn.ModuleList(map(_conv, ins, CHANNELS, strides))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps = [self.stages[0](images)]
-        for stage in self.stages[1:]:
-            maps.append(stage(maps[-1]))
-        return maps
-
-
-def conv_teacher(seed: int) -> nn.Module:
-    """Four convolutions with batch norm for images (1, 8, 8) of 10 classes, untrained."""
-    with seeded(seed):
-        return nn.Sequential(
-            *(_conv(1, 16, 1), _conv(16, 32, 2), _conv(32, 32, 1), _conv(32, 32, 2)),
-            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
-        )
-
-
-def conv_student(heads: int, seed: int, *, kind: str = "levels") -> MultiHeadStudent:
-    """A student for images (1, 8, 8) of 10 classes, untrained.
-
-    Args:
-        heads: number of heads.
-        seed: of its weights.
-        kind: ``levels`` for heads that read every stage, ``last`` for heads that each have an
-            encoder of their own on the last one.
-    """
-    with seeded(seed):
-        if kind == "levels":
-            return multi_level_student(_ConvTrunk(), CHANNELS, num_heads=heads, num_classes=10)
-        width = CHANNELS[-1]
-        made = [LastBlockHead(SepConv(width, width)) for _ in range(heads)]
-        return MultiHeadStudent(_ConvTrunk(), made, num_features=width, num_classes=10)
-
-
-def sealed(task: Task) -> tuple[Task, SealedData]:
-    """The same task with data that cannot be read."""
-    data = SealedData()
-    return replace(task, train=data, selection=data, validation=data), data
 
 
 def train_all(seed: int, schedule: Schedule, *, ablate: bool) -> dict[str, Distilled]:
@@ -282,14 +210,6 @@ def _measured_teachers(
             iterations=0,
             seconds=seconds,
         )
-
-
-def _conv(inner: int, outer: int, stride: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outer),
-        nn.ReLU(inplace=True),
-    )
 
 
 def _loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sartor.core.errors import TrainingError
 from sartor.core.modes import eval_mode
 from sartor.core.task import Task
-from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
+from sartor.nn.image_generators import generator_for
 from sartor.nn.multi_head import MultiHeadStudent
 from sartor.train.data_free_checks import check_data_free
 from sartor.train.data_free_settings import DataFreeSettings
@@ -33,7 +33,6 @@ __all__ = [
     "DataFreeDistiller",
     "DataFreeHistory",
     "distill_data_free",
-    "generator_for",
 ]
 
 
@@ -241,21 +240,3 @@ def distill_data_free(
         generator.to(next(student.parameters()).device)
     distiller = DataFreeDistiller(student, teachers, generator, settings, classes=classes)
     return distiller.fit(on_iteration=on_iteration)
-
-
-def generator_for(input_shape: Sequence[int]) -> nn.Module:
-    """A generator of images (C, H, H): upsampling up to 64 pixels, transposed convolutions above.
-
-    Raises:
-        TrainingError: the shape is not that of square images.
-        FamilyError: the size is not a multiple of 4, or above 64 of 16.
-    """
-    if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
-        raise TrainingError(
-            f"Generators make square images (C, H, H), the task has inputs {tuple(input_shape)}; "
-            "give a generator of your own."
-        )
-    channels, size = input_shape[0], input_shape[1]
-    if size <= 64:
-        return ImageGenerator(image_size=size, channels=channels)
-    return DCGANGenerator(image_size=size, channels=channels, normalize=True)
