@@ -100,6 +100,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.t_stitch",
     ),
     Method(
+        slug="vanilla-kd",
+        role="losses",
+        summary="distil from labels and a teacher's logits, the baseline of every other distiller",
+        source="Hao et al., NeurIPS 2023, arXiv 2305.15781",
+        verb="sartor.losses.vanilla_kd:VanillaKD",
+        reproduce="sartor.reproduce.vanilla_kd",
+    ),
+    Method(
         slug="ofa-kd",
         role="losses",
         summary="distil any vision teacher into any vision student through exits to logits",
