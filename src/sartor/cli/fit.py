@@ -136,7 +136,7 @@ _DEMO = {
     "epochs": 10,
     "routes": 5,
     "prune_ratios": [0.6],
-    "recovery_epochs": 9,
+    "recovery_epochs": 6,
     "recovery_lr": 3e-3,
 }
 
