@@ -222,9 +222,22 @@ def test_what_no_point_can_do_is_refused(run_virtual):
     assert run_virtual(main) == 422
 
 
-def test_a_slowdown_is_learnt_and_forgotten():
+def test_a_delay_is_learnt_and_forgotten():
     controller = Controller(OFFERS.values(), PolicySettings(slo_ms=60, max_batch=8))
     for now in range(100):
         controller.observed(OFFERS["small"], 1, 20.0, float(now))
-    assert controller.slowdown(100) > 5
-    assert controller.slowdown(60_000) == pytest.approx(1, abs=1e-3)  # nothing is refused for ever
+    assert controller.delay(100).share > 5 and controller.delay(100).ms > 5
+    later = controller.delay(60_000)
+    assert max(later.ms, later.share) < 1e-3  # nothing is refused for ever
+
+
+def test_fixed_costs_of_short_calls_do_not_make_long_ones_look_slow():
+    controller = Controller(OFFERS.values(), PolicySettings(slo_ms=60, max_batch=8))
+    small, large = OFFERS["small"], OFFERS["large"]
+    for now in range(200):
+        controller.observed(small, 1, small.ms(1) + 2.0, float(now))
+    assert controller.present(small, 200).ms(1) == pytest.approx(small.ms(1) + 2, abs=0.05)
+    assert controller.present(large, 200).ms(8) == pytest.approx(large.ms(8) + 2, abs=0.05)
+    for now in range(200, 400):  # a machine that is half as fast
+        controller.observed(large, 8, 2 * large.ms(8), float(now))
+    assert controller.present(small, 400).ms(8) == pytest.approx(2 * small.ms(8), abs=0.05)

@@ -12,7 +12,7 @@ SMALL = Offer(id="small", accuracy=0.8, times=((1, 1.0), (8, 2.0)))
 LARGE = Offer(id="large", accuracy=0.9, times=((1, 4.0), (8, 16.0)))
 MENU = (SMALL, LARGE)
 SETTINGS = PolicySettings(slo_ms=50, max_batch=8)
-FACTS = {"slowdown": 1.0, "settings": SETTINGS}
+FACTS = {"settings": SETTINGS}
 
 
 def one(images=1, left=50.0, floor=0.0):

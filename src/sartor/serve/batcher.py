@@ -169,14 +169,14 @@ class Batcher:
     def _shed(self) -> None:
         """Drop requests whose clients left, and answer those that can no longer be in time."""
         now, kept = self._clock_ms(), []
-        menu, slowdown = self.controller.menu(), self.controller.slowdown(now)
+        menu = [self.controller.present(offer, now) for offer in self.controller.menu()]
         for ticket in self._queue:
             least = cheapest(menu, ticket.floor)
             if ticket.future.done():
                 continue
             if least is None:
                 fail([ticket], "failed", "no point that it allows works any more")
-            elif now + least.ms(ticket.images) * slowdown > ticket.deadline_ms:
+            elif now + least.ms(ticket.images) > ticket.deadline_ms:
                 fail([ticket], "late", "it waited too long")
             else:
                 kept.append(ticket)
@@ -209,7 +209,7 @@ class Batcher:
         """Run one call, answer with its finite rows, and return the requests without answer."""
         inputs = np.concatenate([t.inputs for t in batch]) if len(batch) > 1 else batch[0].inputs
         started = self._clock_ms()
-        predicted = offer.ms(len(inputs)) * self.controller.slowdown(started)
+        predicted = self.controller.present(offer, started).ms(len(inputs))
         self._running_until_ms = started + predicted
         try:
             outputs = await self._execute(offer.id, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from sartor.core import ArtifactError, RecipeError
 from sartor.core.errors import nearest
@@ -12,13 +13,55 @@ from sartor.serve.offer import Offer, cheapest, menu_of
 from sartor.serve.policy import PolicySettings, Waiting, batch_of, wait_ms
 from sartor.serve.stance import Stance, settle
 
-__all__ = ["Controller"]
+__all__ = ["Controller", "Delay"]
 
 _log = logging.getLogger("sartor.serve")
 _STRIKES = 3  # failures in a row after which a point is withdrawn
 _RATE_MS = 1_000.0  # memory of the rate of arrivals
-_CALM_MS = 2_000.0  # without calls, a slowdown is forgotten at this pace
-_WEIGHT = 0.1  # of one call in the slowdown
+_CALM_MS = 2_000.0  # without calls, a delay is forgotten at this pace
+_WEIGHT = 0.1  # of one call in the delay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delay:
+    """Recent means of what calls took beyond their measured time, and their mean deviations.
+
+    In milliseconds and as a share: the fixed costs of a call weigh more in short ones, a busy
+    machine more in long ones, and the smaller of the two is what one point's calls say of
+    another's.
+    """
+
+    mean_ms: float = 0.0
+    spread_ms: float = 0.0
+    mean_share: float = 0.0
+    spread_share: float = 0.0
+
+    @property
+    def ms(self) -> float:
+        """To expect of a call, at least 0."""
+        return max(0.0, self.mean_ms + self.spread_ms)
+
+    @property
+    def share(self) -> float:
+        """To expect of a call, of its measured time, at least 0."""
+        return max(0.0, self.mean_share + self.spread_share)
+
+    def after(self, ms: float) -> Delay:
+        """What is left of it after a time without calls."""
+        calm = math.exp(-max(0.0, ms) / _CALM_MS)
+        return Delay(**{name: value * calm for name, value in vars(self).items()})
+
+    def learn(self, measured_ms: float, took_ms: float) -> Delay:
+        """With one more call, of which ten times the measured time counts at most."""
+        excess = min(10.0 * measured_ms, took_ms) - measured_ms
+        share = excess / measured_ms
+        return Delay(
+            mean_ms=self.mean_ms + _WEIGHT * (excess - self.mean_ms),
+            spread_ms=self.spread_ms + _WEIGHT * (abs(excess - self.mean_ms) - self.spread_ms),
+            mean_share=self.mean_share + _WEIGHT * (share - self.mean_share),
+            spread_share=self.spread_share
+            + _WEIGHT * (abs(share - self.mean_share) - self.spread_share),
+        )
 
 
 class Controller:
@@ -41,7 +84,7 @@ class Controller:
         self.switches = 0
         self._typical, self._mean_images = 1, 1.0
         self._rate, self._rate_at = 0.0, 0.0
-        self._slowdown, self._spread, self._slowdown_at = 1.0, 0.0, 0.0
+        self._delay, self._delayed_at = Delay(), 0.0
         self.replace(offers, withdrawn or {})
 
     def replace(self, offers: Iterable[Offer], withdrawn: dict[str, str]) -> None:
@@ -50,7 +93,7 @@ class Controller:
         self.withdrawn = dict(withdrawn)
         self._strikes: dict[str, int] = {}
         self._menu = menu_of(self.offers.values(), self._typical)
-        self._slowdown, self._spread = 1.0, 0.0
+        self._delay = Delay()
         self.pin = self.pin if self.pin in self.offers else None
         self._stance = Stance(point=self._menu[-1].id if self._menu else "")
 
@@ -97,12 +140,16 @@ class Controller:
         """Images that arrive in a millisecond, averaged over about a second."""
         return self._rate * math.exp(-max(0.0, now_ms - self._rate_at) / _RATE_MS)
 
-    def slowdown(self, now_ms: float) -> float:
-        """Present over measured time of a call, as other programs may use the machine too: the
-        recent mean and its mean deviation.
+    def delay(self, now_ms: float) -> Delay:
+        """How much longer calls take at present than measured, as a busy event loop costs each of
+        them and other programs may use the machine too.
         """
-        calm = math.exp(-max(0.0, now_ms - self._slowdown_at) / _CALM_MS)
-        return 1.0 + (self._slowdown + self._spread - 1.0) * calm
+        return self._delay.after(now_ms - self._delayed_at)
+
+    def present(self, offer: Offer, now_ms: float) -> Offer:
+        """An offer with the times that its calls take at present."""
+        delay = self.delay(now_ms)
+        return offer.delayed(delay.ms, delay.share)
 
     def wait_ms(
         self,
@@ -115,7 +162,7 @@ class Controller:
         now_ms: float,
     ) -> float:
         """See :func:`sartor.serve.policy.wait_ms`; infinite if no point works."""
-        menu = self.menu()
+        menu = [self.present(offer, now_ms) for offer in self.menu()]
         if not menu:
             return math.inf
         return wait_ms(
@@ -125,13 +172,12 @@ class Controller:
             requests=requests,
             floor=floor,
             running_ms=running_ms,
-            slowdown=self.slowdown(now_ms),
             settings=self.settings,
         )
 
     def choose(self, queue: Sequence[Waiting], now_ms: float) -> tuple[Offer, list[int]]:
         """Choose the next call; see :func:`sartor.serve.policy.batch_of`."""
-        menu, slowdown = self.menu(), self.slowdown(now_ms)
+        menu = [self.present(offer, now_ms) for offer in self.menu()]
         before = self.point
         self._stance = settle(
             self._stance,
@@ -140,11 +186,11 @@ class Controller:
             now_ms=now_ms,
             rate=self.rate(now_ms),
             typical=self._typical,
-            slowdown=slowdown,
             settings=self.settings,
         )
         self.switches += before != self._stance.point
-        return batch_of(menu, queue, self.point, slowdown=slowdown, settings=self.settings)
+        offer, places = batch_of(menu, queue, self.point, settings=self.settings)
+        return self.offers[offer.id], places
 
     def another(self, tried: Collection[str], floor: float) -> Offer | None:
         """The cheapest point that was not tried yet and is accurate enough, or ``None``.
@@ -157,12 +203,8 @@ class Controller:
     def observed(self, offer: Offer, images: int, ms: float, now_ms: float) -> None:
         """Learn from a call that ended well."""
         self._strikes.pop(offer.id, None)
-        ratio = min(10.0, max(0.5, ms / offer.ms(images)))
-        calm = math.exp(-max(0.0, now_ms - self._slowdown_at) / _CALM_MS)
-        mean, spread = 1.0 + (self._slowdown - 1.0) * calm, self._spread * calm
-        self._slowdown = mean + _WEIGHT * (ratio - mean)
-        self._spread = spread + _WEIGHT * (abs(ratio - mean) - spread)
-        self._slowdown_at = now_ms
+        self._delay = self.delay(now_ms).learn(offer.ms(images), ms)
+        self._delayed_at = now_ms
 
     def failed(self, point: str, error: Exception) -> None:
         """Count a failure; the third in a row, or a damaged file, withdraws the point."""

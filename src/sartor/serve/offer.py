@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sartor.core import DataError
 
@@ -53,6 +53,18 @@ class Offer:
             return upper
         below, lower = self.times[at - 1]
         return lower + (upper - lower) * (images - below) / (size - below)
+
+    def delayed(self, ms: float, share: float) -> Offer:
+        """The same point while calls take longer: by ``ms`` milliseconds or by ``share`` of their
+        time, whichever is less.
+
+        Example:
+            >>> offer = Offer(id="small", accuracy=0.9, times=((1, 1.0), (8, 10.0)))
+            >>> offer.delayed(2.0, 0.5).times
+            ((1, 1.5), (8, 12.0))
+        """
+        times = tuple((images, time + min(ms, share * time)) for images, time in self.times)
+        return replace(self, times=times)
 
     def image_ms(self, typical: int) -> float:
         """Milliseconds per image that a busy service pays, if requests hold ``typical`` images."""

@@ -74,7 +74,6 @@ def batch_of(
     queue: Sequence[Waiting],
     point: str,
     *,
-    slowdown: float,
     settings: PolicySettings,
 ) -> tuple[Offer, list[int]]:
     """Choose the offer and the requests of the next call.
@@ -87,7 +86,6 @@ def batch_of(
         menu: cheapest first; one offer meets the first request's floor.
         queue: in the order of answering, at least one.
         point: id of the offer in use.
-        slowdown: present over measured time of a call.
         settings: of the controller.
 
     Returns:
@@ -98,7 +96,7 @@ def batch_of(
     least = next(i for i, offer in enumerate(menu) if offer.accuracy >= first.floor)
     index = max(least, names.index(point))
     until = first.left_ms * settings.margin
-    while index > least and menu[index].ms(first.images) * slowdown > until:
+    while index > least and menu[index].ms(first.images) > until:
         index -= 1
     offer, taken, images = menu[index], [0], first.images
     if not offer.joins:
@@ -109,7 +107,7 @@ def batch_of(
         one = queue[place]
         more = images + one.images
         fits = more <= settings.max_batch and one.floor <= offer.accuracy
-        if fits and offer.ms(more) * slowdown <= max(until, offer.ms(images) * slowdown):
+        if fits and offer.ms(more) <= max(until, offer.ms(images)):
             taken.append(place)
             images = more
     return offer, taken
@@ -123,7 +121,6 @@ def wait_ms(
     requests: int,
     floor: float,
     running_ms: float,
-    slowdown: float,
     settings: PolicySettings,
 ) -> float:
     """Predict when a new request would be answered if all went by the cheapest allowed offers.
@@ -135,7 +132,6 @@ def wait_ms(
         requests: that hold these images.
         floor: least accuracy that the request accepts.
         running_ms: until the present call ends, at least 0.
-        slowdown: present over measured time of a call.
         settings: of the controller.
 
     Returns:
@@ -145,6 +141,6 @@ def wait_ms(
     if own is None:
         return math.inf
     if own is menu[0] and own.joins:  # rides in the queue's last call
-        return running_ms + slowdown * own.drain_ms(ahead + images, 1, settings.max_batch)
+        return running_ms + own.drain_ms(ahead + images, 1, settings.max_batch)
     queue = menu[0].drain_ms(ahead, requests, settings.max_batch)
-    return running_ms + slowdown * (queue + own.ms(images))
+    return running_ms + queue + own.ms(images)

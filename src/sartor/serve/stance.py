@@ -38,7 +38,6 @@ def most_accurate(
     *,
     rate: float,
     typical: int,
-    slowdown: float,
     settings: PolicySettings,
     share: float,
 ) -> int:
@@ -51,7 +50,6 @@ def most_accurate(
         queue: in the order of answering.
         rate: images that arrive in a millisecond, at least 0.
         typical: images of a usual request.
-        slowdown: present over measured time of a call, above 0.
         settings: of the controller.
         share: of the time that calls may take, ``busy`` or ``climb``.
 
@@ -62,11 +60,11 @@ def most_accurate(
     alone = [(one.images, one.slo_left_ms) for one in queue]
     for index in range(len(menu) - 1, 0, -1):
         offer = menu[index]
-        if rate * offer.image_ms(typical) * slowdown > share:
+        if rate * offer.image_ms(typical) > share:
             continue
         end = 0.0
         for images, left in joined if offer.joins else alone:
-            end += offer.ms(images) * slowdown
+            end += offer.ms(images)
             if end > left * settings.margin:
                 break
         else:
@@ -94,7 +92,6 @@ def settle(
     now_ms: float,
     rate: float,
     typical: int,
-    slowdown: float,
     settings: PolicySettings,
 ) -> Stance:
     """Decide which offer is in use from now on: down at once, up after ``hold_ms`` of calm.
@@ -106,13 +103,12 @@ def settle(
         now_ms: the time.
         rate: images that arrive in a millisecond.
         typical: images of a usual request.
-        slowdown: present over measured time of a call.
         settings: of the controller.
 
     Returns:
         The new stance; its point is on the menu.
     """
-    facts: dict[str, Any] = {"rate": rate, "typical": typical, "slowdown": slowdown}
+    facts: dict[str, Any] = {"rate": rate, "typical": typical}
     facts["settings"] = settings
     names = [offer.id for offer in menu]
     current = names.index(stance.point) if stance.point in names else len(menu) - 1
