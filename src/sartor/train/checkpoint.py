@@ -57,7 +57,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Mapping[str, Any],
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state of a training; the previous one stays until the new one is whole.
 
@@ -67,6 +71,7 @@ def save_checkpoint(
         model: its ``state_dict`` is kept.
         optimizer: likewise.
         progress: JSON-ready; must have ``epoch``.
+        parts: more that has a ``state_dict``, flat, of tensors and JSON-ready values, by name.
     """
     state = optimizer.state_dict()
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -77,28 +82,44 @@ def save_checkpoint(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 plain.setdefault(str(index), {})[key] = value
+    kept: dict[str, dict[str, Any]] = {}
+    for name, part in (parts or {}).items():
+        kept[name] = {}
+        for key, value in part.state_dict().items():
+            if isinstance(value, Tensor):
+                tensors[f"part.{name}.{key}"] = value
+            else:
+                kept[name][key] = value
     path = folder / f"{progress['epoch']}.safetensors"
     save_tensors(tensors, path)
     groups = [dict(group) for group in state["param_groups"]]
     record = {"file": path.name, "sha256": sha256(path), "progress": dict(progress)}
-    write_json(
-        folder / "checkpoint.json", {**record, "optimizer": {"groups": groups, "plain": plain}}
-    )
+    record |= {"optimizer": {"groups": groups, "plain": plain}, "parts": kept}
+    write_json(folder / "checkpoint.json", record)
     for old in folder.glob("*.safetensors"):
         if old != path:
             old.unlink()
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Put the state of a training back.
+
+    Args:
+        folder: as :func:`save_checkpoint` left it.
+        model: gets its weights.
+        optimizer: gets its state, if given.
+        parts: get theirs through ``load_state_dict``, by name.
 
     Returns:
         The progress that was saved, or ``None`` if there is no checkpoint.
 
     Raises:
-        ArtifactError: it is damaged, or belongs to another model.
+        ArtifactError: it is damaged, or belongs to another model or other parts.
     """
     if not (folder / "checkpoint.json").exists():
         return None
@@ -126,4 +147,12 @@ def load_checkpoint(
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+    for name, part in (parts or {}).items():
+        if name not in record.get("parts", {}):
+            raise ArtifactError(
+                f"The checkpoint in {folder} has no state of the {name}; start without --resume."
+            )
+        start = f"part.{name}."
+        own = {key[len(start) :]: v for key, v in tensors.items() if key.startswith(start)}
+        part.load_state_dict(record["parts"][name] | own)
     return dict(progress)

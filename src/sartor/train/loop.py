@@ -8,79 +8,35 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sartor.core.elastic import Elastic
-from sartor.core.errors import TrainingError
-from sartor.core.packages import require
+from sartor.core.errors import ArtifactError, TrainingError
 from sartor.train.checkpoint import load_checkpoint, save_checkpoint
+from sartor.train.job import Job, OptimizerFactory, prepare_job
 from sartor.train.schedule import warmup_cosine
+from sartor.train.settings import History, TrainSettings
 
 __all__ = ["History", "TrainSettings", "train"]
 
 Loss = Callable[..., Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Settings of a training.
-
-    Attributes:
-        epochs: at least 0; 0 leaves the model as it is.
-        lr: AdamW's highest rate, above 0.
-        weight_decay: at least 0.
-        warmup_epochs: of linear rise, at least 0; then the rate falls along half a cosine.
-        precision: ``no``, ``bf16`` or ``fp16``, as accelerate names them.
-        seed: of the order of the data, of dropout and of what ``on_step`` draws.
-    """
-
-    epochs: int = 10
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: float = 0.0
-    precision: str = "no"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise TrainingError(
-                "Training takes epochs >= 0, lr > 0, weight_decay >= 0 and warmup_epochs >= 0, "
-                f"got {self}."
-            )
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise TrainingError(f"The precision must be no, bf16 or fp16, got {self.precision!r}.")
-
-
-@dataclass(kw_only=True)
-class History:
-    """What happened: mean loss and seconds of each epoch, and why it ended early (``deadline``), if
-    it did.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stopped: str = ""
-
-
 def _nothing(step: int) -> None:
     """What happens where no callback was given."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Calls:
-    """The callbacks of a step."""
+    """What is called in every step."""
 
-    def __init__(
-        self,
-        on_step: Callable[[int], None] | None,
-        on_backward: Callable[[int], None] | None,
-    ) -> None:
-        self.before = on_step or _nothing
-        self.after_backward = on_backward or _nothing
+    loss: Loss
+    before: Callable[[int], None]
+    after_backward: Callable[[int], None]
 
 
 def train(
@@ -89,6 +45,7 @@ def train(
     loss: Loss,
     settings: TrainSettings,
     *,
+    optimizer: OptimizerFactory | None = None,
     frozen: tuple[nn.Module, ...] = (),
     on_step: Callable[[int], None] | None = None,
     on_backward: Callable[[int], None] | None = None,
@@ -98,12 +55,19 @@ def train(
 ) -> History:
     """Train a model in place; under ``torchrun`` every process takes its part of each batch.
 
+    An epoch may have fewer steps than the first one, as with a sampler that leaves samples out:
+    the learning rate and ``on_step`` then go by the share of the epoch that is done, in steps as
+    long as the first epoch's. The sampler's ``set_epoch(epoch)`` is called before each epoch, maybe
+    twice; one that has ``state_dict`` and ``load_state_dict`` is in the checkpoints.
+
     Args:
         model: trained in place; left in eval mode on the device where it was.
         batches: a DataLoader of (inputs (B, ...), targets (B, ...)) and, if ``loss`` takes them,
             more tensors (B, ...); B is the joined batch of all processes.
         loss: (model, inputs, targets, ...) -> scalar.
         settings: see :class:`TrainSettings`; an elastic model names what is not decayed.
+        optimizer: makes the optimiser from parameter groups, each with ``params``, ``lr`` and
+            ``weight_decay``; the schedule scales the ``lr`` of each of its groups. None: AdamW.
         frozen: modules that ``loss`` uses, such as a teacher; moved to the device and back, in eval
             mode.
         on_step: called with the number of each step before it; a function of that number alone, so
@@ -126,19 +90,13 @@ def train(
         model.eval()
         return History()
     device = next(model.parameters()).device
+    calls = _Calls(loss=loss, before=on_step or _nothing, after_backward=on_backward or _nothing)
     try:
         with _generators_kept():
-            return _epochs(
-                model,
-                batches,
-                loss,
-                settings,
-                frozen,
-                _Calls(on_step, on_backward),
-                on_epoch,
-                folder,
-                deadline,
-            )
+            job = prepare_job(model, batches, settings, optimizer)
+            for module in frozen:
+                module.eval().to(job.accelerator.device)
+            return _epochs(model, job, calls, settings, on_epoch, folder, deadline)
     except FloatingPointError as error:
         kept = load_checkpoint(folder, model) if folder else None
         state = (
@@ -155,121 +113,79 @@ def train(
 
 def _epochs(
     model: nn.Module,
-    batches: Iterable[Any],
-    loss: Loss,
-    settings: TrainSettings,
-    frozen: tuple[nn.Module, ...],
+    job: Job,
     calls: _Calls,
+    settings: TrainSettings,
     on_epoch: Callable[[int, float], None] | None,
     folder: Path | None,
     deadline: float,
 ) -> History:
     """All epochs that are not done yet, with a checkpoint after each."""
-    accelerator, wrapped, loader, optimizer = _prepare(model, batches, settings)
-    for module in frozen:
-        module.eval().to(accelerator.device)
-    progress = load_checkpoint(folder, model, optimizer) if folder else None
-    history = History(**progress["history"]) if progress else History()
-    steps = _length(loader)
+    history = _resumed(folder, model, job)
     for epoch in range(len(history.losses), settings.epochs):
         started = time.monotonic()
         # the same seed in every process, as the order of the data follows it
         torch.manual_seed(settings.seed * 1_000_003 + epoch)
-        mean = _epoch(wrapped, loader, loss, optimizer, accelerator, settings, epoch, steps, calls)
+        steps = job.start_epoch(epoch)
+        history.steps.append(steps)
+        mean, samples = _epoch(job, calls, settings, epoch, steps, history.steps[0])
         history.losses.append(mean)
+        history.samples.append(samples)
         history.seconds.append(time.monotonic() - started)
-        late = _agreed(accelerator, time.monotonic() > deadline) and epoch + 1 < settings.epochs
+        late = job.agreed(time.monotonic() > deadline) and epoch + 1 < settings.epochs
         history.stopped = "deadline" if late else ""
-        if folder and accelerator.is_main_process:
+        if folder and job.accelerator.is_main_process:
             done = {"epoch": epoch + 1, "history": vars(history)}
-            save_checkpoint(folder, model, optimizer, done)
+            save_checkpoint(folder, model, job.optimizer, done, job.parts)
         if on_epoch:
             on_epoch(epoch + 1, mean)
         if late:
             break
-    accelerator.wait_for_everyone()
+    job.accelerator.wait_for_everyone()
     return history
 
 
-def _prepare(model: nn.Module, batches: Iterable[Any], settings: TrainSettings) -> tuple[Any, ...]:
-    accelerate = require("accelerate")
-    accelerator = accelerate.Accelerator(
-        mixed_precision=settings.precision,
-        dataloader_config=accelerate.DataLoaderConfiguration(
-            split_batches=True, use_seedable_sampler=True, data_seed=settings.seed
-        ),
-        kwargs_handlers=[
-            accelerate.DistributedDataParallelKwargs(
-                # a sampled configuration leaves most parameters of an elastic net without gradient
-                find_unused_parameters=any(isinstance(m, Elastic) for m in model.modules())
-            )
-        ],
-    )
-    if accelerator.num_processes > 1 and not isinstance(batches, torch.utils.data.DataLoader):
-        raise TrainingError(
-            "Several processes need a torch DataLoader that can be split among them, "
-            f"got {type(batches).__name__}; give one or train in one process."
+def _resumed(folder: Path | None, model: nn.Module, job: Job) -> History:
+    progress = load_checkpoint(folder, model, job.optimizer, job.parts) if folder else None
+    if progress is None:
+        return History()
+    history = History(**progress["history"])
+    if len(history.steps) != len(history.losses):
+        raise ArtifactError(
+            f"The checkpoint in {folder} was written by an older version of sartor, which did not "
+            "count steps; start without --resume."
         )
-    model.train()
-    groups = _groups(model)
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-    return (accelerator, *accelerator.prepare(model, batches, optimizer))
-
-
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
-    """What is trained, with weight decay and, where an elastic net asks for it, without."""
-    exempt = {
-        f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        if isinstance(module, Elastic)
-        for name in module.no_weight_decay()
-    }
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if name not in exempt]
-    spared = [p for name, p in trained if name in exempt]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    return history
 
 
 def _epoch(
-    model: nn.Module,
-    loader: Any,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Any,
-    settings: TrainSettings,
-    epoch: int,
-    steps: int,
-    calls: _Calls,
-) -> float:
-    """One pass over the data; returns the mean loss over all processes."""
-    model.train()
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch)
-    total = torch.zeros((), device=accelerator.device)
-    for number, batch in enumerate(loader):
-        step = epoch * steps + number
+    job: Job, calls: _Calls, settings: TrainSettings, epoch: int, steps: int, full: int
+) -> tuple[float, int]:
+    """One pass over the data; returns the mean loss and the number of samples over all
+    processes.
+    """
+    accelerator = job.accelerator
+    total, samples = torch.zeros((), device=accelerator.device), 0
+    for number, batch in enumerate(job.loader):
+        step = epoch * full + number * full // steps
         calls.before(step)
-        factor = warmup_cosine(
-            step, settings.epochs * steps, warmup=round(settings.warmup_epochs * steps)
+        job.set_rates(
+            warmup_cosine(step, settings.epochs * full, warmup=round(settings.warmup_epochs * full))
         )
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor
         with accelerator.autocast():
-            value = loss(model, *(part.to(accelerator.device) for part in batch))
+            value = calls.loss(job.model, *(part.to(accelerator.device) for part in batch))
         accelerator.backward(value)
         calls.after_backward(step)
-        optimizer.step()
-        optimizer.zero_grad()
+        job.optimizer.step()
+        job.optimizer.zero_grad()
         total += value.detach()
+        samples += len(batch[0])
         if number % 50 == 0 or accelerator.device.type == "cpu":
             _check_finite(total, epoch, number)
     mean = accelerator.reduce(total / max(steps, 1), reduction="mean")
     _check_finite(mean, epoch, steps - 1)
-    return float(mean)
+    seen = accelerator.reduce(torch.tensor(samples, device=accelerator.device), reduction="sum")
+    return float(mean), int(seen)
 
 
 def _check_finite(total: Tensor, epoch: int, step: int) -> None:
@@ -277,22 +193,6 @@ def _check_finite(total: Tensor, epoch: int, step: int) -> None:
         raise FloatingPointError(
             f"The loss became {float(total)} in epoch {epoch + 1}, step {step + 1}"
         )
-
-
-def _length(loader: Any) -> int:
-    try:
-        return len(loader)
-    except TypeError:
-        return sum(1 for _ in loader)
-
-
-def _agreed(accelerator: Any, late: bool) -> bool:
-    """The first process's word, so that all end together."""
-    if accelerator.num_processes == 1:
-        return late
-    said = torch.tensor(float(late), device=accelerator.device)
-    torch.distributed.broadcast(said, src=0)
-    return bool(said)
 
 
 @contextmanager
