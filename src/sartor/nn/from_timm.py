@@ -1,4 +1,4 @@
-"""Models of timm's registry, made to fit a task."""
+"""Models of timm's registry, in which sartor's own backbones are too, made to fit a task."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import nn
 
 from sartor.core.errors import FamilyError, nearest
 from sartor.core.packages import require
+from sartor.core.registry import attribute
 
-__all__ = ["check_timm_name", "create_timm", "default_config", "fitting_kwargs"]
+__all__ = ["check_timm_name", "create_timm", "default_config", "fitting_kwargs", "registry"]
 
 #: arguments of timm that read files or change more than the architecture
 _NOT_ARCHITECTURE = frozenset(
@@ -36,13 +37,24 @@ _NOT_ARCHITECTURE = frozenset(
 )
 
 
+def registry() -> Any:
+    """timm, once its registry also has sartor's backbones.
+
+    Raises:
+        MissingPackageError: timm is not installed.
+    """
+    timm = require("timm")
+    attribute("sartor.nn.backbones:BACKBONES")
+    return timm
+
+
 def check_timm_name(name: str) -> None:
-    """Make sure that timm itself has an architecture of this name; nothing is downloaded.
+    """Make sure that timm or sartor has an architecture of this name; nothing is downloaded.
 
     Raises:
         FamilyError: it has none; the nearest names are given.
     """
-    timm = require("timm")
+    timm = registry()
     if not timm.is_model(name):
         raise FamilyError(f"timm has no model {name!r}; {nearest(name, timm.list_models())}")
 
