@@ -15,30 +15,55 @@ from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
+from sartor.train.token_crisis import DataBudget, data_budget_report
+from sartor.train.token_crisis_dropout import DropoutSchedule, dropout_rate
+from sartor.train.token_crisis_monitor import (
+    OverfitMonitor,
+    OverfitReport,
+    RepetitionRow,
+    repetition_sweep,
+)
+from sartor.train.token_crisis_proxy import Top1Experts, balance_loss, moe_proxy, sweep_dropout
+from sartor.train.token_crisis_sites import DropoutSite, dropout_sites, insert_dropout_
 
 __all__ = [
     "STRONG_RECIPES",
     "CompactRecipe",
     "CompactTraining",
+    "DataBudget",
     "DataFreeDistiller",
     "DataFreeHistory",
     "DataFreeSettings",
     "DataFreeWeights",
     "DistillReport",
+    "DropoutSchedule",
+    "DropoutSite",
     "History",
     "LogitFormat",
+    "OverfitMonitor",
+    "OverfitReport",
+    "RepetitionRow",
     "StrongRecipe",
     "TeacherCache",
+    "Top1Experts",
     "TrainSettings",
     "auto_ema_decay",
+    "balance_loss",
     "cache_teacher",
+    "data_budget_report",
     "distill",
     "distill_data_free",
+    "dropout_rate",
+    "dropout_sites",
     "fit_head_attention_",
+    "insert_dropout_",
     "load_checkpoint",
     "load_tensors",
+    "moe_proxy",
     "prepare_compact",
+    "repetition_sweep",
     "save_tensors",
     "strong_recipe",
+    "sweep_dropout",
     "train",
 ]
