@@ -11,6 +11,10 @@ from sartor.train.compact_recipe import (
 from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
 from sartor.train.distill import DistillReport, distill
 from sartor.train.head_attention import fit_head_attention_
+from sartor.train.infobatch import LossPruningSampler
+from sartor.train.infobatch_data import IndexedDataset, prune_data
+from sartor.train.infobatch_draw import InfoBatchSettings
+from sartor.train.infobatch_loss import PruningLoss, pruned_mean
 from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
@@ -39,9 +43,13 @@ __all__ = [
     "DropoutSchedule",
     "DropoutSite",
     "History",
+    "IndexedDataset",
+    "InfoBatchSettings",
     "LogitFormat",
+    "LossPruningSampler",
     "OverfitMonitor",
     "OverfitReport",
+    "PruningLoss",
     "RepetitionRow",
     "StrongRecipe",
     "TeacherCache",
@@ -61,6 +69,8 @@ __all__ = [
     "load_tensors",
     "moe_proxy",
     "prepare_compact",
+    "prune_data",
+    "pruned_mean",
     "repetition_sweep",
     "save_tensors",
     "strong_recipe",
