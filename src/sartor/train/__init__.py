@@ -1,5 +1,7 @@
 """Training: the one loop, its schedule and its checkpoints, and distillation on it."""
 
+from sartor.train.came import CAME
+from sartor.train.came_state import optimizer_state_bytes
 from sartor.train.cdfkd_mfs import DataFreeDistiller, DataFreeHistory, distill_data_free
 from sartor.train.checkpoint import load_checkpoint, load_tensors, save_tensors
 from sartor.train.compact_recipe import (
@@ -31,6 +33,7 @@ from sartor.train.token_crisis_proxy import Top1Experts, balance_loss, moe_proxy
 from sartor.train.token_crisis_sites import DropoutSite, dropout_sites, insert_dropout_
 
 __all__ = [
+    "CAME",
     "STRONG_RECIPES",
     "CompactRecipe",
     "CompactTraining",
@@ -68,6 +71,7 @@ __all__ = [
     "load_checkpoint",
     "load_tensors",
     "moe_proxy",
+    "optimizer_state_bytes",
     "prepare_compact",
     "prune_data",
     "pruned_mean",
