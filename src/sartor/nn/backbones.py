@@ -23,7 +23,7 @@ from sartor.nn.backbone import Backbone, official_state
 __all__ = ["BACKBONES", "default_cfgs"]
 
 #: where the records are, in the order in which they are listed
-_TABLES: tuple[str, ...] = ()
+_TABLES: tuple[str, ...] = ("sartor.nn.litv2:BACKBONES",)
 
 #: every backbone of sartor's, by its name in timm
 BACKBONES: Mapping[str, Backbone] = {

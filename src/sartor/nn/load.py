@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,18 @@ def _make(entry: _Named, *, pretrained: bool, factories: tuple[str, ...], seed: 
     else:
         model = build(source, factories=factories, seed=seed)
     if entry.weights is not None:
-        load_weights_(model, entry.weights, name=entry.name)
+        load_weights_(
+            model, entry.weights, name=entry.name, official_key=_official_key(entry.source)
+        )
     return model.eval()
+
+
+def _official_key(source: Mapping[str, Any]) -> Callable[[str], str | None] | None:
+    """How the authors of one of sartor's backbones called its weights."""
+    if source["kind"] != "timm":
+        return None
+    backbone = attribute("sartor.nn.backbones:BACKBONES").get(source["name"])
+    return backbone.official_key if backbone else None
 
 
 def _distinct(entries: Sequence[_Named]) -> list[_Named]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError
+from sartor.nn.backbone import official_state
 
 __all__ = ["load_weights_", "read_weights"]
 
@@ -56,18 +57,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def load_weights_(model: nn.Module, path: Path, *, name: str) -> None:
+def load_weights_(
+    model: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    official_key: Callable[[str], str | None] | None = None,
+) -> None:
     """Load a checkpoint into a model; every name and shape must match.
 
     Args:
         model: is changed in place.
         path: of the checkpoint.
         name: of the model, for errors.
+        official_key: names of the authors' weights -> names here, as of a ``Backbone``; is used if
+            the file's names are not the model's.
 
     Raises:
         FamilyError: the file cannot be read, or names or shapes differ; nothing is loaded then.
     """
     weights, own = read_weights(path), model.state_dict()
+    if official_key is not None and weights.keys() != own.keys():
+        weights = official_state(weights, official_key)
     differing = [
         f"{key} is {tuple(weights[key].shape)} and should be {tuple(own[key].shape)}"
         for key in own

@@ -1,0 +1,292 @@
+"""Pyramids of blocks on maps (B, H, W, C): stem, stages, head, and timm's accessors for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sartor.core.errors import DataError, FamilyError
+from sartor.core.packages import require
+
+__all__ = ["Pyramid", "PyramidBlock", "PyramidStage", "PyramidStem", "drop_path_rates"]
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Rates that rise linearly from 0 to ``rate`` over all blocks, by stage.
+
+    Example:
+        >>> drop_path_rates(0.3, (1, 3))
+        [[0.0], [0.1, 0.2, 0.3]]
+    """
+    last = max(sum(depths) - 1, 1)
+    rates = iter([round(rate * block / last, 10) for block in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+class PyramidStem(nn.Module):
+    """Cut images into patches: images (B, 3, H, W) -> maps (B, H / p, W / p, C), normalised.
+
+    Args:
+        in_chans: channels of the images.
+        dim: C.
+        patch_size: p.
+        eps: of the layer norm.
+    """
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> maps (B, H / p, W / p, C)."""
+        normed: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return normed
+
+
+class PyramidBlock(nn.Module):
+    """Pre-norm block: attention, if it has any, and an MLP, each on a residual path.
+
+    Args:
+        dim: channels C.
+        attn: maps features (B, ..., C) to features of that shape; ``None`` for no attention.
+        mlp: does so too.
+        drop_path: rate of stochastic depth, in [0, 1).
+        eps: of the layer norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attn: nn.Module | None,
+        mlp: nn.Module,
+        *,
+        drop_path: float = 0.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps) if attn is not None else None
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = mlp
+        self.drop_path = require("timm.layers").DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, ..., C) -> features of that shape."""
+        if self.attn is not None and self.norm1 is not None:
+            x = x + self.drop_path(self.attn(self.norm1(x)))
+        mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return mixed
+
+
+class PyramidStage(nn.Module):
+    """What enters a stage, then its blocks.
+
+    Args:
+        downsample: halves the maps of the stage before; ``None`` for the first stage.
+        blocks: run in order.
+        pos_embed: adds positions to the maps; ``None`` for none.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module | None,
+        blocks: Sequence[nn.Module],
+        *,
+        pos_embed: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, H, W, C) -> features of the stage."""
+        features: Tensor = self.blocks(self.pos_embed(self.downsample(x)))
+        return features
+
+
+class Pyramid(nn.Module):
+    """A classifier of four (or other) stages with timm's accessors.
+
+    Args:
+        stem: images (B, 3, H, W) -> maps (B, H / p, W / p, C).
+        stages: each works on maps of half the sides of the one before.
+        dims: channels of each stage.
+        patch_size: p.
+        num_classes: width of the logits; 0 for none.
+        eps: of the last layer norm.
+        drop_rate: dropout before the classifier.
+        global_pool: how features become one vector; ``avg`` or what a child class lists in
+            ``pools``.
+        init: is applied to every module in the end.
+
+    Raises:
+        FamilyError: there is no such pooling.
+    """
+
+    pools: ClassVar[tuple[str, ...]] = ("avg",)
+    output_fmt = "NHWC"
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        *,
+        dims: Sequence[int],
+        patch_size: int,
+        num_classes: int,
+        eps: float = 1e-5,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+        init: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._check_pool(global_pool)
+        self.num_classes, self.multiple = num_classes, patch_size * 2 ** (len(dims) - 1)
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": patch_size * 2**index, "module": f"stages.{index}"}
+            for index, dim in enumerate(dims)
+        ]
+        self.patch_embed = stem
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.LayerNorm(dims[-1], eps=eps)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = _classifier(dims[-1], num_classes)
+        if init is not None:
+            self.apply(init)
+
+    def check_images(self, x: Tensor) -> None:
+        """Refuse images that cannot be halved that often.
+
+        Raises:
+            DataError: a side is no multiple of the last stage's stride.
+        """
+        if x.ndim != 4 or x.shape[-2] % self.multiple or x.shape[-1] % self.multiple:
+            raise DataError(
+                f"{type(self).__name__} takes images (B, C, H, W) whose sides are multiples of "
+                f"{self.multiple}, got {tuple(x.shape)}; pad them or resize them."
+            )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> normalised features of the last stage (B, h, w, C)."""
+        self.check_images(x)
+        features: Tensor = self.norm(self.stages(self.patch_embed(x)))
+        return features
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Features of the last stage (B, h, w, C) -> their mean (B, C)."""
+        return x.mean(dim=(1, 2))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features of the last stage -> logits (B, K), or what they are made of, (B, C)."""
+        pooled: Tensor = self.head_drop(self.pool(x))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, K)."""
+        return self.forward_head(self.forward_features(x))
+
+    def stage_map(self, x: Tensor) -> Tensor:
+        """Features of a stage as a map (B, h, w, C)."""
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return the maps of stages, as timm's ``forward_intermediates`` does.
+
+        Args:
+            x: images (B, 3, H, W).
+            indices: of the stages; a number takes that many last ones, ``None`` all.
+            norm: whether the last stage's map is normalised.
+            stop_early: whether stages after the last asked one are left out.
+            output_fmt: ``NCHW`` or ``NHWC``.
+            intermediates_only: whether only the list of maps is returned.
+
+        Returns:
+            The last features and the maps, or the maps.
+
+        Raises:
+            DataError: there is no such format.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise DataError(f"Maps are NCHW or NHWC, got {output_fmt!r}.")
+        take, last = require("timm.models._features").feature_take_indices(
+            len(self.stages), indices
+        )
+        self.check_images(x)
+        x, maps = self.patch_embed(x), []
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > last:
+                break
+            x = stage(x)
+            if index in take:
+                final = norm and index == len(self.stages) - 1
+                found = self.stage_map(self.norm(x) if final else x)
+                maps.append(found.permute(0, 3, 1, 2) if output_fmt == "NCHW" else found)
+        return maps if intermediates_only else (self.norm(x), maps)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what :meth:`forward_intermediates` does not need for these stages."""
+        take, last = require("timm.models._features").feature_take_indices(
+            len(self.stages), indices
+        )
+        self.stages = self.stages[: last + 1]
+        if prune_head:
+            self.reset_classifier(0)
+        if prune_norm:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+        return list(take)
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that gives the logits."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a fresh classifier on top; 0 classes for none.
+
+        Raises:
+            FamilyError: another pooling is asked for than the model has.
+        """
+        self._check_pool(global_pool)
+        self.num_classes = num_classes
+        self.head = _classifier(self.num_features, num_classes).to(self.norm.weight.device)
+
+    def _check_pool(self, global_pool: str | None) -> None:
+        if global_pool is not None and global_pool not in self.pools:
+            raise FamilyError(
+                f"{type(self).__name__} pools by {' or '.join(self.pools)}, got {global_pool!r}; "
+                "leave global_pool out."
+            )
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters with more than one dimension that do not decay."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns by which timm sorts parameters into layers, stem first."""
+        blocks = [
+            (r"^stages\.(\d+)\.(?:downsample|pos_embed)", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^patch_embed", "blocks": r"^stages\.(\d+)" if coarse else blocks}
+
+
+def _classifier(dim: int, num_classes: int) -> nn.Module:
+    return nn.Linear(dim, num_classes) if num_classes else nn.Identity()
