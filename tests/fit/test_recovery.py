@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from sartor.core import Family, Recipe, RecipeError, Target, Task
+from sartor.core import ArtifactError, Family, Recipe, RecipeError, Target, Task
 from sartor.fit import FitSettings
 from sartor.fit.publish import _notes
 from sartor.fit.state import Candidate, RunState
+from sartor.fit.teaching import Teaching
 from sartor.fit.workshop import Workshop
 from sartor.losses import DISTILLERS, make_distiller
 from sartor.train import TrainSettings, distill
@@ -45,7 +46,7 @@ def test_the_setting_chooses_the_distiller(tmp_path, name: str) -> None:
     data, ours, plain = task(), net(5), net(5)
     shop = workshop(tmp_path, data, recovery=name)
     shop.recover("one", ours)
-    teacher = shop.teacher
+    teacher = shop.teaching.teacher
     loss = make_distiller(name, plain, teacher, label_loss=data.loss)
     settings = TrainSettings(epochs=2, lr=0.01, weight_decay=0.05)
     distill(plain, teacher, data, loss=loss, settings=settings)
@@ -65,9 +66,9 @@ def test_distillers_differ(tmp_path) -> None:
 def test_without_classes_outputs_are_matched(tmp_path) -> None:
     model = net(5)
     shop = workshop(tmp_path, task(None))
-    before = (model(torch.ones(1, 4)) - shop.teacher(torch.ones(1, 4))).square().mean()
+    before = (model(torch.ones(1, 4)) - shop.teaching.teacher(torch.ones(1, 4))).square().mean()
     shop.recover("one", model)
-    after = (model(torch.ones(1, 4)) - shop.teacher(torch.ones(1, 4))).square().mean()
+    after = (model(torch.ones(1, 4)) - shop.teaching.teacher(torch.ones(1, 4))).square().mean()
     assert after < before
 
 
@@ -110,3 +111,42 @@ def test_no_epochs_recover_nothing_and_tell_nothing(tmp_path) -> None:
 def test_unknown_distillers_are_refused() -> None:
     with pytest.raises(RecipeError, match="does not know 'sof'; did you mean 'soft'"):
         FitSettings(recovery="sof")
+
+
+class Asked(nn.Module):
+    """A teacher that counts the inputs that it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.inputs = net(2), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs += len(x)
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("collate", "asked"),
+    [(None, 24), (lambda items: default_collate(items), 2 * 2 * 24)],
+    ids=["tensors in memory", "unknown collation"],
+)
+def test_inputs_that_never_vary_are_shown_to_the_teacher_once(tmp_path, collate, asked) -> None:
+    plain = task()
+    loader = DataLoader(plain.train.dataset, batch_size=8, collate_fn=collate)
+    data = Task.from_loader(loader, lambda model: 0.0, num_classes=3)
+    teacher = Asked()
+    settings = FitSettings(recovery_epochs=2, recovery_lr=0.01)
+    teaching = Teaching(teacher, data, settings, tmp_path)
+    for seed in (5, 6):
+        teaching.recover(net(seed))
+    probes = 0 if collate is None else 2 * 2  # distill first looks at two inputs
+    assert teacher.inputs == asked + probes
+
+
+def test_kept_logits_are_checked_when_a_run_goes_on(tmp_path) -> None:
+    first = Teaching(net(2), task(), FitSettings(), tmp_path).cache
+    again = Teaching(net(2), task(), FitSettings(), tmp_path).cache
+    assert first is not None and again is not None
+    assert torch.equal(first.rows(range(24)), again.rows(range(24)))
+    with pytest.raises(ArtifactError, match="another teacher"):
+        _ = Teaching(net(3), task(), FitSettings(), tmp_path).cache

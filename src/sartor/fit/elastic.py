@@ -35,8 +35,8 @@ def train_elastic(
     settings = workshop.settings
     return train(
         net,
-        workshop.task.train,
-        workshop.distil,
+        workshop.teaching.batches(),
+        workshop.teaching.loss,
         TrainSettings(
             epochs=settings.epochs,
             lr=settings.lr or engine.lr,
@@ -44,7 +44,7 @@ def train_elastic(
             precision=settings.precision,
             seed=settings.seed,
         ),
-        frozen=(workshop.teacher,),
+        frozen=(workshop.teaching.teacher,),
         on_step=lambda step: engine.prepare_step(net, step),
         on_backward=lambda step: engine.after_backward(net, step),
         on_epoch=lambda epoch, loss: progress.advance(f"epoch {epoch}, loss {loss:.3f}"),

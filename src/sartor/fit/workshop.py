@@ -12,24 +12,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sartor.core import Family, Measurement, Move, MoveContext, Recipe, SartorError, Target, Task
-from sartor.core.errors import TrainingError
 from sartor.core.files import write_json
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import Candidate, RunState
-from sartor.losses import DistillationLoss, MatchOutputs, distillation_loss, make_distiller
+from sartor.fit.teaching import Teaching
 from sartor.measure import measure
 from sartor.moves.replay import replay
 from sartor.runtime import OnnxModule, to_onnx
-from sartor.train import TrainSettings, distill, save_tensors
+from sartor.train import save_tensors
 
 __all__ = ["Workshop"]
-
-#: weight of the teacher in the recovery of models without classes
-_OUTPUTS_ALPHA = 0.9
 
 
 class Workshop:
@@ -48,7 +43,9 @@ class Workshop:
     ) -> None:
         self.family, self.task, self.target = family, task, target
         self.settings, self.state = settings, state
-        self.teacher = family.models[-1]
+        self.teaching = Teaching(
+            family.models[-1], task, settings, state.folder / "state" / "teacher"
+        )
 
     def make(
         self, id: str, move: Move, model: nn.Module, recipe: Recipe, parent: str | None
@@ -133,8 +130,7 @@ class Workshop:
         self.state.measured(found)
 
     def recover(self, id: str, model: nn.Module) -> None:
-        """Distil the largest anchor into a changed model briefly, in place, as the settings ask,
-        and remember what that cost.
+        """Distil the largest anchor into a changed model, in place, and remember what that cost.
 
         Args:
             id: of the candidate that it becomes.
@@ -143,47 +139,17 @@ class Workshop:
         Raises:
             TrainingError: the loss is not finite, or the two models do not match.
         """
-        settings = TrainSettings(
-            epochs=self.settings.recovery_epochs,
-            lr=self.settings.recovery_lr,
-            weight_decay=self.settings.weight_decay,
-            precision=self.settings.precision,
-            seed=self.settings.seed,
-        )
-        if not settings.epochs:
+        if not self.settings.recovery_epochs:
             model.eval()
             return
         with torch.inference_mode():
             before = float(self.task.evaluate(model.eval(), self.task.validation))
-        report = distill(model, self.teacher, self.task, loss=self._loss(model), settings=settings)
+        report = self.teaching.recover(model)
         self.state.recoveries[id] = {
             "before": before,
             "seconds": report.seconds,
             "bridges": list(report.bridges),
         }
-
-    def _loss(self, model: nn.Module) -> DistillationLoss:
-        if self.task.num_classes is None:  # no classes to agree on: the outputs are the goal
-            return MatchOutputs(self.task.loss, alpha=_OUTPUTS_ALPHA)
-        return make_distiller(
-            self.settings.recovery, model, self.teacher, label_loss=self.task.loss
-        )
-
-    def distil(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Labels, and what the largest anchor sees: its class (SN-Net), or its outputs where there
-        are no classes.
-        """
-        with torch.no_grad():
-            taught = self.teacher(inputs)
-        if not bool(torch.isfinite(taught).all()):
-            raise TrainingError(
-                "The largest anchor gives outputs that are not finite; repair or leave it out."
-            )
-        outputs, alpha = model(inputs), self.settings.alpha
-        if self.task.num_classes is None:
-            labels = self.task.loss(outputs, targets)
-            return (1 - alpha) * labels + alpha * F.mse_loss(outputs, taught)
-        return distillation_loss(outputs, targets, taught, alpha=alpha, label_loss=self.task.loss)
 
     def _deployed(self, parent: str | None) -> Path | None:
         if parent is None or self.target.runtime != "onnxruntime":

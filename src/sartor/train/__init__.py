@@ -12,6 +12,7 @@ from sartor.train.compact_recipe import (
 )
 from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
 from sartor.train.distill import DistillReport, distill
+from sartor.train.fixed_view import never_varies
 from sartor.train.head_attention import fit_head_attention_
 from sartor.train.infobatch import LossPruningSampler
 from sartor.train.infobatch_data import IndexedDataset, prune_data
@@ -19,6 +20,23 @@ from sartor.train.infobatch_draw import InfoBatchSettings
 from sartor.train.infobatch_loss import PruningLoss, pruned_mean
 from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
+from sartor.train.mesa import Mesa, mesa_
+from sartor.train.mesa_settings import MesaReport, MesaSettings
+from sartor.train.low_precision import PrecisionReport, prepare_low_precision_
+from sartor.train.low_precision_adamw import low_bit_adamw, state_bytes
+from sartor.train.low_precision_formats import Format
+from sartor.train.low_precision_gradients import (
+    ErrorFeedback,
+    quantize_gradient,
+    sign_gradient,
+    top_k_gradient,
+)
+from sartor.train.low_precision_linear import LinearPrecision, LowPrecisionLinear, hadamard_rotate
+from sartor.train.low_precision_qat import LearnedStep, bake_steps_, learn_steps_
+from sartor.train.low_precision_quantize import QTensor, Quantizer, quantize
+from sartor.train.low_precision_recipes import PrecisionRecipe, low_precision_recipe
+from sartor.train.low_precision_rounding import StochasticRounding, stochastic_round_bf16
+from sartor.train.low_precision_schedule import PrecisionSchedule, cyclic_bits
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
 from sartor.train.token_crisis import DataBudget, data_budget_report
@@ -45,39 +63,68 @@ __all__ = [
     "DistillReport",
     "DropoutSchedule",
     "DropoutSite",
+    "ErrorFeedback",
+    "Format",
     "History",
     "IndexedDataset",
     "InfoBatchSettings",
+    "LearnedStep",
+    "LinearPrecision",
     "LogitFormat",
+    "Mesa",
+    "MesaReport",
+    "MesaSettings",
     "LossPruningSampler",
+    "LowPrecisionLinear",
     "OverfitMonitor",
     "OverfitReport",
+    "PrecisionRecipe",
+    "PrecisionReport",
+    "PrecisionSchedule",
     "PruningLoss",
+    "QTensor",
+    "Quantizer",
     "RepetitionRow",
+    "StochasticRounding",
     "StrongRecipe",
     "TeacherCache",
     "Top1Experts",
     "TrainSettings",
     "auto_ema_decay",
+    "bake_steps_",
     "balance_loss",
     "cache_teacher",
+    "cyclic_bits",
     "data_budget_report",
     "distill",
     "distill_data_free",
     "dropout_rate",
     "dropout_sites",
     "fit_head_attention_",
+    "hadamard_rotate",
     "insert_dropout_",
+    "learn_steps_",
     "load_checkpoint",
     "load_tensors",
+    "low_bit_adamw",
+    "low_precision_recipe",
     "moe_proxy",
+    "never_varies",
     "optimizer_state_bytes",
+    "mesa_",
     "prepare_compact",
+    "prepare_low_precision_",
     "prune_data",
     "pruned_mean",
+    "quantize",
+    "quantize_gradient",
     "repetition_sweep",
     "save_tensors",
+    "sign_gradient",
+    "state_bytes",
+    "stochastic_round_bf16",
     "strong_recipe",
     "sweep_dropout",
+    "top_k_gradient",
     "train",
 ]

@@ -13,15 +13,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from sartor.core.errors import DataError
 from sartor.data.memory import ImageTensors
 
-__all__ = ["FixedView"]
+__all__ = ["FixedView", "never_varies"]
 
 #: items that stand for the data in their fingerprint
 _SAMPLED = 64
+
+
+def never_varies(loader: Any) -> bool:
+    """Whether item i of a loader is known to be the same in every epoch: tensors in memory, given
+    out as they are.
+    """
+    data = getattr(loader, "dataset", None)
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return False
+    if isinstance(data, ImageTensors):
+        return True
+    return isinstance(data, TensorDataset) and loader.collate_fn is default_collate
 
 
 class FixedView(Dataset[Any]):
