@@ -20,8 +20,6 @@ from sartor.train.infobatch_draw import InfoBatchSettings
 from sartor.train.infobatch_loss import PruningLoss, pruned_mean
 from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
-from sartor.train.mesa import Mesa, mesa_
-from sartor.train.mesa_settings import MesaReport, MesaSettings
 from sartor.train.low_precision import PrecisionReport, prepare_low_precision_
 from sartor.train.low_precision_adamw import low_bit_adamw, state_bytes
 from sartor.train.low_precision_formats import Format
@@ -37,6 +35,8 @@ from sartor.train.low_precision_quantize import QTensor, Quantizer, quantize
 from sartor.train.low_precision_recipes import PrecisionRecipe, low_precision_recipe
 from sartor.train.low_precision_rounding import StochasticRounding, stochastic_round_bf16
 from sartor.train.low_precision_schedule import PrecisionSchedule, cyclic_bits
+from sartor.train.mesa import Mesa, mesa_
+from sartor.train.mesa_settings import MesaReport, MesaSettings
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
 from sartor.train.token_crisis import DataBudget, data_budget_report
@@ -71,11 +71,14 @@ __all__ = [
     "LearnedStep",
     "LinearPrecision",
     "LogitFormat",
-    "Mesa",
-    "MesaReport",
-    "MesaSettings",
     "LossPruningSampler",
     "LowPrecisionLinear",
+    "Mesa",
+    "Mesa",
+    "MesaReport",
+    "MesaReport",
+    "MesaSettings",
+    "MesaSettings",
     "OverfitMonitor",
     "OverfitReport",
     "PrecisionRecipe",
@@ -108,10 +111,11 @@ __all__ = [
     "load_tensors",
     "low_bit_adamw",
     "low_precision_recipe",
+    "mesa_",
+    "mesa_",
     "moe_proxy",
     "never_varies",
     "optimizer_state_bytes",
-    "mesa_",
     "prepare_compact",
     "prepare_low_precision_",
     "prune_data",
