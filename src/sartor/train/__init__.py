@@ -4,6 +4,7 @@ from sartor.train.came import CAME
 from sartor.train.came_state import optimizer_state_bytes
 from sartor.train.cdfkd_mfs import DataFreeDistiller, DataFreeHistory, distill_data_free
 from sartor.train.checkpoint import load_checkpoint, load_tensors, save_tensors
+from sartor.train.checkpointing import checkpoint_blocks_, repeated_blocks
 from sartor.train.compact_recipe import (
     CompactRecipe,
     CompactTraining,
@@ -37,6 +38,8 @@ from sartor.train.low_precision_rounding import StochasticRounding, stochastic_r
 from sartor.train.low_precision_schedule import PrecisionSchedule, cyclic_bits
 from sartor.train.mesa import Mesa, mesa_
 from sartor.train.mesa_settings import MesaReport, MesaSettings
+from sartor.train.progressive import ProgressiveSchedule
+from sartor.train.recipe import Recipe
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
 from sartor.train.token_crisis import DataBudget, data_budget_report
@@ -81,9 +84,11 @@ __all__ = [
     "PrecisionRecipe",
     "PrecisionReport",
     "PrecisionSchedule",
+    "ProgressiveSchedule",
     "PruningLoss",
     "QTensor",
     "Quantizer",
+    "Recipe",
     "RepetitionRow",
     "StochasticRounding",
     "StrongRecipe",
@@ -94,6 +99,7 @@ __all__ = [
     "bake_steps_",
     "balance_loss",
     "cache_teacher",
+    "checkpoint_blocks_",
     "cyclic_bits",
     "data_budget_report",
     "distill",
@@ -118,6 +124,7 @@ __all__ = [
     "pruned_mean",
     "quantize",
     "quantize_gradient",
+    "repeated_blocks",
     "repetition_sweep",
     "save_tensors",
     "sign_gradient",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,7 @@ def prepare_job(
     batches: Iterable[Any],
     settings: TrainSettings,
     optimizer: OptimizerFactory | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> Job:
     """Make a training ready on this process's device.
 
@@ -79,11 +80,13 @@ def prepare_job(
         batches: a DataLoader, or in one process any iterable of batches.
         settings: precision, rates and seed.
         optimizer: makes the optimiser; none: ``torch.optim.AdamW``.
+        parts: what has a state of its own, by name; the batches' sampler joins them if it has one.
 
     Raises:
         TrainingError: several processes cannot split the batches.
     """
     accelerate = require("accelerate")
+    _forget_precision(settings.precision)
     accelerator = accelerate.Accelerator(
         mixed_precision=settings.precision,
         dataloader_config=accelerate.DataLoaderConfiguration(
@@ -113,9 +116,16 @@ def prepare_job(
         loader=loader,
         optimizer=prepared,
         rates=rates,
-        parts={"sampler": sampler} if stateful else {},
+        parts={**(parts or {}), **({"sampler": sampler} if stateful else {})},
         steps=_counted(loader),
     )
+
+
+def _forget_precision(wanted: str) -> None:
+    """accelerate remembers the first precision of a process and refuses another one."""
+    state = require("accelerate.state").AcceleratorState
+    if state._shared_state and state().mixed_precision != wanted:
+        state._reset_state()
 
 
 def _counted(loader: Any) -> int | None:

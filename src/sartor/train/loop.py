@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 from sartor.core.errors import ArtifactError, TrainingError
 from sartor.train.checkpoint import load_checkpoint, save_checkpoint
 from sartor.train.job import Job, OptimizerFactory, prepare_job
+from sartor.train.recipe import Recipe
+from sartor.train.recipe_setup import Setup
+from sartor.train.recipe_switches import set_up
 from sartor.train.schedule import warmup_cosine
 from sartor.train.settings import History, TrainSettings
 
@@ -26,25 +28,13 @@ __all__ = ["History", "TrainSettings", "train"]
 Loss = Callable[..., Tensor]
 
 
-def _nothing(step: int) -> None:
-    """What happens where no callback was given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Calls:
-    """What is called in every step."""
-
-    loss: Loss
-    before: Callable[[int], None]
-    after_backward: Callable[[int], None]
-
-
 def train(
     model: nn.Module,
     batches: Iterable[Any],
     loss: Loss,
     settings: TrainSettings,
     *,
+    recipe: Recipe | None = None,
     optimizer: OptimizerFactory | None = None,
     frozen: tuple[nn.Module, ...] = (),
     on_step: Callable[[int], None] | None = None,
@@ -64,8 +54,11 @@ def train(
         model: trained in place; left in eval mode on the device where it was.
         batches: a DataLoader of (inputs (B, ...), targets (B, ...)) and, if ``loss`` takes them,
             more tensors (B, ...); B is the joined batch of all processes.
-        loss: (model, inputs, targets, ...) -> scalar.
+        loss: (model, inputs, targets, ...) -> scalar, or (B,), one of each sample, whose mean is
+            taken; a recipe that leaves samples out needs the latter.
         settings: see :class:`TrainSettings`; an elastic model names what is not decayed.
+        recipe: what makes the training cheaper, see :class:`~sartor.train.recipe.Recipe`; the
+            history says what that changed.
         optimizer: makes the optimiser from parameter groups, each with ``params``, ``lr`` and
             ``weight_decay``; the schedule scales the ``lr`` of each of its groups. None: AdamW.
         frozen: modules that ``loss`` uses, such as a teacher; moved to the device and back, in eval
@@ -85,50 +78,73 @@ def train(
     Raises:
         TrainingError: the loss is not finite; the model then has the weights of the last finished
             epoch, if ``folder`` was given.
+        SartorError: the recipe does not fit the model, the data or the machine.
     """
     if not settings.epochs:
         model.eval()
         return History()
     device = next(model.parameters()).device
-    calls = _Calls(loss=loss, before=on_step or _nothing, after_backward=on_backward or _nothing)
+    setup = Setup(
+        model=model,
+        batches=batches,
+        loss=loss,
+        settings=settings,
+        optimizer=optimizer,
+        before=[on_step] if on_step else [],
+        after_backward=[on_backward] if on_backward else [],
+    )
     try:
-        with _generators_kept():
-            job = prepare_job(model, batches, settings, optimizer)
-            for module in frozen:
-                module.eval().to(job.accelerator.device)
-            return _epochs(model, job, calls, settings, on_epoch, folder, deadline)
-    except FloatingPointError as error:
-        kept = load_checkpoint(folder, model) if folder else None
-        state = (
-            f"the weights of epoch {kept['epoch']} are kept" if kept else "no epoch was finished"
-        )
-        raise TrainingError(
-            f"{error}; {state}; lower the learning rate (now {settings.lr:g}) or look for bad "
-            "inputs."
-        ) from error
+        with _generators_kept(), set_up(recipe or Recipe(), setup):
+            return _prepared(setup, frozen, on_epoch, folder, deadline)
     finally:
         for module in (model, *frozen):
             module.eval().to(device)
 
 
+def _prepared(
+    setup: Setup,
+    frozen: tuple[nn.Module, ...],
+    on_epoch: Callable[[int, float], None] | None,
+    folder: Path | None,
+    deadline: float,
+) -> History:
+    """The training after its recipe was applied; what diverges falls back to the last epoch."""
+    job = prepare_job(
+        setup.model, setup.batches, setup.settings, setup.optimizer, parts=setup.parts
+    )
+    for module in frozen:
+        module.eval().to(job.accelerator.device)
+    try:
+        return _epochs(job, setup, on_epoch, folder, deadline)
+    except FloatingPointError as error:
+        kept = load_checkpoint(folder, setup.model) if folder else None
+        state = (
+            f"the weights of epoch {kept['epoch']} are kept" if kept else "no epoch was finished"
+        )
+        raise TrainingError(
+            f"{error}; {state}; lower the learning rate (now {setup.settings.lr:g}) or look for "
+            "bad inputs."
+        ) from error
+
+
 def _epochs(
-    model: nn.Module,
     job: Job,
-    calls: _Calls,
-    settings: TrainSettings,
+    setup: Setup,
     on_epoch: Callable[[int, float], None] | None,
     folder: Path | None,
     deadline: float,
 ) -> History:
     """All epochs that are not done yet, with a checkpoint after each."""
+    model, settings = setup.model, setup.settings
     history = _resumed(folder, model, job)
+    history.changes = list(setup.changes)
     for epoch in range(len(history.losses), settings.epochs):
         started = time.monotonic()
         # the same seed in every process, as the order of the data follows it
         torch.manual_seed(settings.seed * 1_000_003 + epoch)
         steps = job.start_epoch(epoch)
         history.steps.append(steps)
-        mean, samples = _epoch(job, calls, settings, epoch, steps, history.steps[0])
+        mean, samples = _epoch(job, setup, epoch, steps, history.steps[0])
         history.losses.append(mean)
         history.samples.append(samples)
         history.seconds.append(time.monotonic() - started)
@@ -158,24 +174,21 @@ def _resumed(folder: Path | None, model: nn.Module, job: Job) -> History:
     return history
 
 
-def _epoch(
-    job: Job, calls: _Calls, settings: TrainSettings, epoch: int, steps: int, full: int
-) -> tuple[float, int]:
+def _epoch(job: Job, setup: Setup, epoch: int, steps: int, full: int) -> tuple[float, int]:
     """One pass over the data; returns the mean loss and the number of samples over all
     processes.
     """
-    accelerator = job.accelerator
+    accelerator, settings = job.accelerator, setup.settings
+    warmup = round(settings.warmup_epochs * full)
     total, samples = torch.zeros((), device=accelerator.device), 0
     for number, batch in enumerate(job.loader):
         step = epoch * full + number * full // steps
-        calls.before(step)
-        job.set_rates(
-            warmup_cosine(step, settings.epochs * full, warmup=round(settings.warmup_epochs * full))
-        )
-        with accelerator.autocast():
-            value = calls.loss(job.model, *(part.to(accelerator.device) for part in batch))
+        setup.on_step(step)
+        job.set_rates(warmup_cosine(step, settings.epochs * full, warmup=warmup))
+        with setup.step(), accelerator.autocast():
+            value = setup.loss(job.model, *(part.to(accelerator.device) for part in batch)).mean()
         accelerator.backward(value)
-        calls.after_backward(step)
+        setup.on_backward(step)
         job.optimizer.step()
         job.optimizer.zero_grad()
         total += value.detach()

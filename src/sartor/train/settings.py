@@ -49,6 +49,7 @@ class History:
         steps: of the optimiser.
         samples: that went through the model, over all processes.
         stopped: ``deadline`` or empty.
+        changes: what a recipe changed of the plain training, a clause each.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -56,3 +57,4 @@ class History:
     steps: list[int] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     stopped: str = ""
+    changes: list[str] = field(default_factory=list)
