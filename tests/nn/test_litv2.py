@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -5,16 +6,16 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import sartor.nn.backbones  # noqa: F401 (registers)
 from sartor.core import DataError, FamilyError
-from sartor.measure import count_flops
 from sartor.nn import load_family
 from sartor.nn.deformable_merging import DeformableTokenMerging
 from sartor.nn.litv2 import LITv2, official_key
 from sartor.testing import BackboneContract
 
+Count = Callable[[nn.Module, int], int]
 TINY = {
     "embed_dims": (8, 12, 16, 24),
     "depths": (1, 1, 2, 1),
@@ -66,7 +67,7 @@ def test_parameters_of_the_card(name: str, params: int) -> None:
         (1.0, 28_089_760, 3_745_992_252),
     ],
 )
-def test_alpha_of_the_card(alpha: float, params: int, counted: int) -> None:
+def test_alpha_of_the_card(alpha: float, params: int, counted: int, official_count: Count) -> None:
     model = on_meta("litv2_small", alpha=alpha)
     assert sum(p.numel() for p in model.parameters()) == params
     assert official_count(model, 224) == counted
@@ -80,33 +81,8 @@ def test_alpha_of_the_card(alpha: float, params: int, counted: int) -> None:
         ("litv2_base_384", 384, 39_709_486_528),
     ],
 )
-def test_operations_of_the_card(name: str, size: int, counted: int) -> None:
+def test_operations_of_the_card(name: str, size: int, counted: int, official_count: Count) -> None:
     assert official_count(on_meta(name), size) == counted
-
-
-def official_count(model: nn.Module, size: int) -> int:
-    """What the authors' counter gives: multiply-adds as torch counts them, and its extras.
-
-    It adds one operation an element for every norm, the biases of the convolutions inside stages
-    (of offsets for 12 channels, though there are 8), and four times the last norm.
-    """
-    extras = []
-
-    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-            extras.append(output.numel() * (4 if module is model.norm else 1))
-        elif isinstance(module, nn.Conv2d) and module is not model.patch_embed.proj:
-            extras.append(output.numel())  # biases
-            if module.out_channels == 8:
-                extras.append(output.numel() // 8 * 4 * (4 * module.in_channels + 1))
-
-    image = torch.zeros(1, 3, size, size, device="meta")
-    multiplied = count_flops(model, image) // 2
-    hooks = [module.register_forward_hook(count) for module in model.modules()]
-    model.eval()(image)
-    for hook in hooks:
-        hook.remove()
-    return multiplied + sum(extras)
 
 
 def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -254,12 +230,12 @@ def test_images_that_cannot_be_halved(size: tuple[int, int]) -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(FamilyError, match="one number a stage"):
+    with pytest.raises(FamilyError, match="one entry a stage"):
         LITv2((8, 16), (1, 1, 1), (1, 1), (0, 2))
     with pytest.raises(FamilyError, match="pools by avg, got 'max'"):
         timm.create_model("litv2_small", global_pool="max", **TINY)
     model = timm.create_model("litv2_small", **TINY)
-    with pytest.raises(FamilyError, match="pools by avg"):
+    with pytest.raises(FamilyError, match="This LITv2 pools by avg"):
         model.reset_classifier(3, global_pool="token")
     with pytest.raises(DataError, match="NCHW or NHWC"):
         model.forward_intermediates(torch.zeros(1, 3, 32, 32), output_fmt="NLC")

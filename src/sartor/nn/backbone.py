@@ -51,7 +51,7 @@ class Backbone:
 def official_state(
     state: Mapping[str, Any], official_key: Callable[[str], str | None]
 ) -> dict[str, Tensor]:
-    """Rename the weights of an authors' checkpoint.
+    """Rename the weights of an authors' checkpoint; those that have their names here keep them.
 
     Args:
         state: name -> tensor; a dictionary that keeps it under ``model`` or ``state_dict`` is

@@ -23,7 +23,10 @@ from sartor.nn.backbone import Backbone, official_state
 __all__ = ["BACKBONES", "default_cfgs"]
 
 #: where the records are, in the order in which they are listed
-_TABLES: tuple[str, ...] = ("sartor.nn.litv2:BACKBONES",)
+_TABLES = (
+    "sartor.nn.lit:BACKBONES",
+    "sartor.nn.litv2:BACKBONES",
+)
 
 #: every backbone of sartor's, by its name in timm
 BACKBONES: Mapping[str, Backbone] = {
@@ -50,8 +53,9 @@ def _entry_point(backbone: Backbone) -> Callable[..., nn.Module]:
     """What timm calls to make the model; it finds its description in this module."""
 
     def renamed(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Tensor]:
-        key = backbone.official_key
-        return state if key is None else official_state(state, key)
+        key, adapt = backbone.official_key, getattr(model, "adapt_state", dict)
+        adapted: dict[str, Tensor] = adapt(state if key is None else official_state(state, key))
+        return adapted
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         model: nn.Module = require("timm.models").build_model_with_cfg(

@@ -14,12 +14,18 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sartor.core.errors import FamilyError
 from sartor.nn.backbone import Backbone
 from sartor.nn.conv_ffn import ConvFfn
 from sartor.nn.deformable_merging import DeformableTokenMerging
 from sartor.nn.hilo import HiLoAttention
-from sartor.nn.pyramid import Pyramid, PyramidBlock, PyramidStage, PyramidStem, drop_path_rates
+from sartor.nn.pyramid import (
+    Pyramid,
+    PyramidBlock,
+    PyramidStage,
+    PyramidStem,
+    check_stages,
+    drop_path_rates,
+)
 
 __all__ = ["BACKBONES", "LITv2", "official_key"]
 
@@ -68,7 +74,7 @@ class LITv2(Pyramid):
         drop_path_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        _check_stages(embed_dims, depths, num_heads, window_sizes)
+        check_stages(embed_dims, depths, num_heads, window_sizes)
         stages = []
         for index, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             dim, heads, window = embed_dims[index], num_heads[index], window_sizes[index]
@@ -124,15 +130,6 @@ def _init(module: nn.Module) -> None:
     elif isinstance(module, ConvFfn):
         nn.init.normal_(module.dwconv.weight, std=math.sqrt(2 / 9))  # fan out of one 3 x 3 kernel
         nn.init.zeros_(module.dwconv.bias)  # type: ignore[arg-type]
-
-
-def _check_stages(*per_stage: Sequence[float]) -> None:
-    lengths = {len(values) for values in per_stage}
-    if lengths == {0} or len(lengths) > 1:
-        raise FamilyError(
-            "A pyramid takes one number a stage for widths, depths, heads and windows, got "
-            f"{' and '.join(str(tuple(values)) for values in per_stage)}."
-        )
 
 
 _SMALL = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}

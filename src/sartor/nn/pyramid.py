@@ -10,7 +10,28 @@ from torch import Tensor, nn
 from sartor.core.errors import DataError, FamilyError
 from sartor.core.packages import require
 
-__all__ = ["Pyramid", "PyramidBlock", "PyramidStage", "PyramidStem", "drop_path_rates"]
+__all__ = [
+    "Pyramid",
+    "PyramidBlock",
+    "PyramidStage",
+    "PyramidStem",
+    "check_stages",
+    "drop_path_rates",
+]
+
+
+def check_stages(*per_stage: Sequence[float]) -> None:
+    """Make sure that all stages are described.
+
+    Raises:
+        FamilyError: the sequences have different lengths, or none.
+    """
+    lengths = {len(values) for values in per_stage}
+    if lengths == {0} or len(lengths) > 1:
+        raise FamilyError(
+            "A pyramid takes one entry a stage for its widths, depths, heads and so on, got "
+            f"{' and '.join(str(tuple(values)) for values in per_stage)}."
+        )
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
@@ -144,7 +165,12 @@ class Pyramid(nn.Module):
         init: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
-        self._check_pool(global_pool)
+        if global_pool not in self.pools:
+            raise FamilyError(
+                f"{type(self).__name__} pools by {' or '.join(self.pools)}, got {global_pool!r}; "
+                "leave global_pool out."
+            )
+        self.global_pool = global_pool
         self.num_classes, self.multiple = num_classes, patch_size * 2 ** (len(dims) - 1)
         self.num_features = self.head_hidden_size = dims[-1]
         self.feature_info = [
@@ -263,16 +289,13 @@ class Pyramid(nn.Module):
         Raises:
             FamilyError: another pooling is asked for than the model has.
         """
-        self._check_pool(global_pool)
-        self.num_classes = num_classes
-        self.head = _classifier(self.num_features, num_classes).to(self.norm.weight.device)
-
-    def _check_pool(self, global_pool: str | None) -> None:
-        if global_pool is not None and global_pool not in self.pools:
+        if global_pool not in (None, "", self.global_pool):
             raise FamilyError(
-                f"{type(self).__name__} pools by {' or '.join(self.pools)}, got {global_pool!r}; "
+                f"This {type(self).__name__} pools by {self.global_pool}, got {global_pool!r}; "
                 "leave global_pool out."
             )
+        self.num_classes = num_classes
+        self.head = _classifier(self.num_features, num_classes).to(self.norm.weight.device)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters with more than one dimension that do not decay."""

@@ -79,6 +79,7 @@ def load_weights_(
     weights, own = read_weights(path), model.state_dict()
     if official_key is not None and weights.keys() != own.keys():
         weights = official_state(weights, official_key)
+    weights = getattr(model, "adapt_state", dict)(weights)
     differing = [
         f"{key} is {tuple(weights[key].shape)} and should be {tuple(own[key].shape)}"
         for key in own
