@@ -12,10 +12,21 @@ from sartor.data.arrays import array_task
 from sartor.data.digits import digits_task
 from sartor.data.folder import folder_task
 from sartor.data.hub import hub_task
+from sartor.data.moving import bump_sprite, digit_sprites, moving_frames
 from sartor.data.pictures import Normalization
 from sartor.data.shapes import shapes_task
 
-__all__ = ["array_task", "digits_task", "folder_task", "hub_task", "load_task", "shapes_task"]
+__all__ = [
+    "array_task",
+    "bump_sprite",
+    "digit_sprites",
+    "digits_task",
+    "folder_task",
+    "hub_task",
+    "load_task",
+    "moving_frames",
+    "shapes_task",
+]
 
 
 def load_task(

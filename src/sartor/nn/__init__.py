@@ -9,10 +9,16 @@ from sartor.nn.head_attention import AttentiveStudent, HeadAttention
 from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
 from sartor.nn.load import PreferredInput, load_family, preferred_input
 from sartor.nn.multi_head import MultiHeadStudent, multi_level_student
+from sartor.nn.selective_scan import selective_scan
 from sartor.nn.sources import build
+from sartor.nn.ss2d import SS2D
 from sartor.nn.tiny_vit import tiny_vit
+from sartor.nn.vmrnn import VMRNN, VMRNNMultiScale, forecast_loss
+from sartor.nn.vmrnn_cell import VMRNNCell
 
 __all__ = [
+    "SS2D",
+    "VMRNN",
     "AttentiveStudent",
     "DCGANGenerator",
     "DenseViT",
@@ -21,14 +27,18 @@ __all__ = [
     "LightHead",
     "MultiHeadStudent",
     "PreferredInput",
+    "VMRNNCell",
+    "VMRNNMultiScale",
     "build",
     "check_family",
     "dense_tiny_vit",
     "find_classifier",
+    "forecast_loss",
     "load_family",
     "logits_and_features",
     "multi_level_student",
     "preferred_input",
     "resized",
+    "selective_scan",
     "tiny_vit",
 ]
