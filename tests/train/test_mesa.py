@@ -317,6 +317,33 @@ def under(mesa, call):
         return call()
 
 
+def test_what_a_gradient_divides_by_is_not_rounded_to_nothing():
+    """Values from 1e-6 to 1 in one group, and a norm written by hand."""
+
+    class Norm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.abs() + 1e-6).log() + 1 / (x + 1).square().mean(-1, keepdim=True).sqrt()
+
+    x = torch.linspace(1e-3, 1, 128 * 64).view(128, 64) ** 2
+    x.requires_grad_()
+    model = Norm()
+    (wanted,) = torch.autograd.grad(model(x).sum(), x)
+    with Mesa(model, MesaSettings(groups=4, min_numel=1)) as mesa:
+        out = model(x)
+    (given,) = torch.autograd.grad(out.sum(), x)
+    torch.testing.assert_close(given, wanted, rtol=0.01, atol=0.01)
+    assert mesa.report().kinds["singular"][1] > 0
+
+
+def test_sparse_tensors_pass_as_they_are():
+    weight = torch.eye(64).to_sparse()
+    x = torch.randn(64, 128, requires_grad=True)
+    with Mesa(nn.Identity(), MesaSettings(groups=4)):
+        out = torch.sparse.mm(weight, x)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(grad, torch.ones_like(x))
+
+
 def test_eval_mode_and_no_grad_save_nothing_and_count_no_pass():
     model = vit()
     mesa = mesa_(model)
@@ -503,3 +530,23 @@ def test_excluded_modules_and_kinds_stay_exact():
     assert before["gelu"][1] < 0.3 * before["gelu"][0]
     exact, stored = mesa.report().kinds["attention"]
     assert 0.5 * exact < stored < 0.75 * exact
+
+
+@pytest.mark.gpu
+def test_the_peak_of_a_gpu_falls_to_less_than_half():
+    model = vit(depth=6).cuda()
+    x = data(size=2048)[0].cuda()
+    peaks = []
+    for settings in (None, MesaSettings()):
+        if settings:
+            mesa_(model, settings)
+        model(x).sum().backward()
+        model.zero_grad()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        model(x).sum().backward()
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+        model.zero_grad()
+    assert peaks[1] < 0.5 * peaks[0]

@@ -60,7 +60,8 @@ class Compressor:
         """What autograd keeps in place of ``x``."""
         with torch.no_grad(), torch._C.DisableTorchFunction():
             key, kind = self.place.next_key(), self.place.operation.kind
-            if self._is_weight(x):
+            plain = type(x) in (Tensor, nn.Parameter) and x.layout is torch.strided
+            if not plain or self._is_weight(x):
                 return Kept(x)
             order = memory_order(x) if self._is_wanted(x) else None
             if order is None:
@@ -86,12 +87,9 @@ class Compressor:
     def _is_wanted(self, x: Tensor) -> bool:
         settings, operation = self.settings, self.place.operation
         return (
-            type(x) in (Tensor, nn.Parameter)
-            and x.layout is torch.strided
-            and x.is_floating_point()
+            x.is_floating_point()
             and x.numel() * self._processes() >= max(settings.min_numel, 1)
-            and operation.kind != "loss"
-            and operation.kind not in settings.keep
+            and operation.kind not in ("singular", "loss", *settings.keep)
             and self.place.module not in self._excluded
             and not operation.is_statistic(x)
         )

@@ -12,6 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Operation", "Place", "head_counts", "kind_of"]
 
+#: their gradients divide by what they save or ask for its sign: it must not be rounded to 0
+_SINGULAR = (
+    *("__rtruediv__", "__truediv__", "abs", "cdist", "cosine_similarity", "div", "log", "log10"),
+    *("log1p", "log2", "logit", "logsumexp", "normalize", "reciprocal", "rsqrt", "sqrt"),
+    "true_divide",
+)
 _NAMES = {
     "addmm": "linear",
     "linear": "linear",
@@ -31,7 +37,9 @@ _NAMES = {
     "layer_norm": "layer_norm",
     "rms_norm": "layer_norm",
     "batch_norm": "batch_norm",
+    "instance_norm": "layer_norm",
     "log_softmax": "loss",
+    **dict.fromkeys(_SINGULAR, "singular"),
 }
 
 
@@ -39,13 +47,15 @@ def kind_of(name: str) -> str:
     """The kind of an operation by its name in torch.
 
     Example:
-        >>> kind_of("conv2d"), kind_of("cross_entropy"), kind_of("mul")
-        ('conv', 'loss', 'other')
+        >>> kind_of("conv2d"), kind_of("cross_entropy"), kind_of("rsqrt"), kind_of("mul")
+        ('conv', 'loss', 'singular', 'other')
     """
     if name.startswith("conv"):
         return "conv"
     if "loss" in name or "cross_entropy" in name:
         return "loss"
+    if "norm" in name and name not in _NAMES:
+        return "singular"
     return _NAMES.get(name, "other")
 
 
@@ -63,17 +73,16 @@ class Operation:
         self.tensors = [value for value in arguments if isinstance(value, Tensor)]
 
     def is_statistic(self, saved: Tensor) -> bool:
-        """Whether a tensor that a norm or attention saves is small and must stay exact: means,
-        deviations, the logarithm of a sum.
+        """Whether a tensor is one number for many, which must stay exact: means and deviations of
+        norms, the logarithms of sums of attention.
         """
+        if saved.ndim > 1 and saved.shape[-1] == 1:
+            return True
         first = self.tensors[0] if self.tensors else saved
         if self.kind in ("layer_norm", "batch_norm"):
             return saved.numel() != first.numel()
         if self.name == "scaled_dot_product_attention":  # (B, H, N) of queries (B, H, N, D)
-            outer = first.shape[:-2]
-            return saved.shape[-1] == 1 or (
-                saved.ndim == first.ndim - 1 and saved.shape[:-1] == outer
-            )
+            return saved.ndim == first.ndim - 1 and saved.shape[:-1] == first.shape[:-2]
         return False
 
     def copies_weight(self, saved: Tensor) -> bool:
