@@ -25,6 +25,7 @@ _EXTRAS = {
     "sklearn": "vision",
     "timm": "vision",
     "torch_pruning": "prune",
+    "torchao": "lowbit",
     "torchvision": "vision",
     "transformers": "llm",
     "uvicorn": "serve",
