@@ -9,6 +9,8 @@ from pathlib import Path
 from sartor.core.errors import DataError
 from sartor.core.task import Task
 from sartor.data.arrays import array_task
+from sartor.data.auc import roc_auc
+from sartor.data.click_log import ClickLog, click_task, draw_click_log
 from sartor.data.digits import digits_task
 from sartor.data.folder import folder_task
 from sartor.data.hub import hub_task
@@ -17,14 +19,18 @@ from sartor.data.pictures import Normalization
 from sartor.data.shapes import shapes_task
 
 __all__ = [
+    "ClickLog",
     "array_task",
     "bump_sprite",
+    "click_task",
     "digit_sprites",
     "digits_task",
+    "draw_click_log",
     "folder_task",
     "hub_task",
     "load_task",
     "moving_frames",
+    "roc_auc",
     "shapes_task",
 ]
 

@@ -4,6 +4,7 @@ again.
 
 from sartor.nn.check import check_family
 from sartor.nn.classifier_input import find_classifier, logits_and_features
+from sartor.nn.deepfm import DeepFM
 from sartor.nn.dense_vit import DenseViT, LightHead, dense_tiny_vit, resized
 from sartor.nn.head_attention import AttentiveStudent, HeadAttention
 from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
@@ -21,6 +22,7 @@ __all__ = [
     "VMRNN",
     "AttentiveStudent",
     "DCGANGenerator",
+    "DeepFM",
     "DenseViT",
     "HeadAttention",
     "ImageGenerator",
