@@ -11,6 +11,15 @@ from sartor.train.compact_recipe import (
     auto_ema_decay,
     prepare_compact,
 )
+from sartor.train.cowclip import cowclip_, norm_bound
+from sartor.train.cowclip_optimizer import CowClip, cowclip_adam
+from sartor.train.cowclip_scaling import (
+    ScaledRates,
+    cowclip_scaling,
+    dense_warmup,
+    linear_scaling,
+    sqrt_scaling,
+)
 from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
 from sartor.train.distill import DistillReport, distill
 from sartor.train.fixed_view import never_varies
@@ -58,6 +67,7 @@ __all__ = [
     "STRONG_RECIPES",
     "CompactRecipe",
     "CompactTraining",
+    "CowClip",
     "DataBudget",
     "DataFreeDistiller",
     "DataFreeHistory",
@@ -90,6 +100,7 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "RepetitionRow",
+    "ScaledRates",
     "StochasticRounding",
     "StrongRecipe",
     "TeacherCache",
@@ -100,8 +111,12 @@ __all__ = [
     "balance_loss",
     "cache_teacher",
     "checkpoint_blocks_",
+    "cowclip_",
+    "cowclip_adam",
+    "cowclip_scaling",
     "cyclic_bits",
     "data_budget_report",
+    "dense_warmup",
     "distill",
     "distill_data_free",
     "dropout_rate",
@@ -110,6 +125,7 @@ __all__ = [
     "hadamard_rotate",
     "insert_dropout_",
     "learn_steps_",
+    "linear_scaling",
     "load_checkpoint",
     "load_tensors",
     "low_bit_adamw",
@@ -117,6 +133,7 @@ __all__ = [
     "mesa_",
     "moe_proxy",
     "never_varies",
+    "norm_bound",
     "optimizer_state_bytes",
     "prepare_compact",
     "prepare_low_precision_",
@@ -128,6 +145,7 @@ __all__ = [
     "repetition_sweep",
     "save_tensors",
     "sign_gradient",
+    "sqrt_scaling",
     "state_bytes",
     "stochastic_round_bf16",
     "strong_recipe",
