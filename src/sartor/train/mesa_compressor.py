@@ -100,11 +100,11 @@ class Compressor:
     def _encode(self, x: Tensor, key: str, kind: str) -> Codes | None:
         """Codes of a tensor; ``None`` if it is not finite."""
         values = self._grouped(x, kind)  # (outer, groups, inner)
+        low, high = self._extremes(values)
         if _is_binary(values):
             codes = pack_codes((values != 0).to(torch.uint8), 1)
             alpha = values.amax().to(torch.float32).view(1)
             return Codes(codes, alpha, alpha.new_zeros(1), 1, (1, 1, x.numel()), x.dtype)
-        low, high = self._extremes(values)
         if not torch.isfinite(torch.stack((low, high))).all():
             return None
         if kind == "relu":
@@ -162,8 +162,8 @@ class Compressor:
 
     def _extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Least and greatest value of each group, (groups,) each, of all processes if asked."""
-        low = values.amin((0, 2)).to(torch.float32)
-        high = values.amax((0, 2)).to(torch.float32)
+        low = values.amin(0).amin(1).to(torch.float32)  # in two steps: faster for short runs
+        high = values.amax(0).amax(1).to(torch.float32)
         if self._processes() > 1:
             both = torch.stack((-low, high)).nan_to_num(nan=torch.inf)
             dist.all_reduce(both, dist.ReduceOp.MAX)
