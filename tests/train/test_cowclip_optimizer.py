@@ -210,6 +210,17 @@ def test_a_table_that_no_input_used_decays_and_padding_does_not() -> None:
     torch.testing.assert_close(unused.weight, before * (1 - 0.1 * 2 * 0.01))
 
 
+def test_tables_of_width_one_are_penalised_alone() -> None:
+    table = nn.Embedding(3, 1)
+    before = table.weight.detach().clone()
+    optimizer = CowClip(torch.optim.SGD(table.parameters(), lr=1.0), table, r=0.1, l2=0.05)
+    (1e3 * table(torch.tensor([1]))).sum().backward()
+    optimizer.step()
+    wanted = 0.9 * before - torch.tensor([[0.0], [1e3], [0.0]])
+    torch.testing.assert_close(table.weight.detach(), wanted)
+    assert optimizer.clipped_share == 0.0
+
+
 # --- state, schedules, scalers -------------------------------------------------------------------
 
 

@@ -64,6 +64,8 @@ class IdCounts:
         counted = [
             _count(noted, weight) for noted, weight in zip(self._noted, self.weights, strict=True)
         ]
+        if not counted:
+            return []
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
         return joined(counted, group) if several else counted
 

@@ -86,7 +86,8 @@ class CowClip(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer = optimizer
         self.r, self.zeta, self.l2, self.group = r, zeta, l2, group
-        self._counts = IdCounts(tables)
+        self._weights = list({id(m.weight): m.weight for m in tables}.values())
+        self._counts = IdCounts(m for m in tables if m.weight.shape[1] > 1)
         self._padding = {id(m.weight): m.padding_idx for m in tables if m.padding_idx is not None}
         self._clipped = self._seen = torch.zeros((), dtype=torch.int64)
         self._share()
@@ -135,10 +136,12 @@ class CowClip(Optimizer):
                 "The tables hold gradients and none of the embeddings was called since the last "
                 "step; call the modules that CowClip was given, and step once for each gradient."
             )
-        for weight, (ids, counts) in zip(self._counts.weights, counted, strict=True):
+        for weight in self._weights:
             if weight.requires_grad:
                 self._penalise(weight)
-                self._clip_table(weight, ids, counts)
+        for weight, (ids, counts) in zip(self._counts.weights, counted, strict=True):
+            if weight.grad is not None:
+                self._clip_table(weight, weight.grad, ids, counts)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear gradients, and the counts that belong to them."""
@@ -170,11 +173,9 @@ class CowClip(Optimizer):
         if (row := self._padding.get(id(weight))) is not None:
             weight.grad[row].sub_(weight[row], alpha=2 * self.l2)
 
-    def _clip_table(self, weight: Tensor, ids: Tensor, counts: Tensor) -> None:
-        if weight.shape[1] == 1 or weight.grad is None:
-            return
+    def _clip_table(self, weight: Tensor, grad: Tensor, ids: Tensor, counts: Tensor) -> None:
         bound = norm_bound(weight.shape[1], r=self.r, zeta=self.zeta)
-        factors = clip_rows_(weight, weight.grad, ids, counts, r=self.r, bound=bound)
+        factors = clip_rows_(weight, grad, ids, counts, r=self.r, bound=bound)
         self._clipped = self._clipped.to(factors.device) + (factors < 1).sum()
         self._seen = self._seen.to(factors.device) + len(factors)
 
