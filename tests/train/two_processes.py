@@ -34,16 +34,23 @@ def main(path: str, expected: int) -> None:
         drawn.append(draw_config(5, step, net.num_configs))
         net.set_config(drawn[-1])
 
+    sizes = set()
+
+    def loss(model, x, y):
+        sizes.add(len(x))
+        return F.cross_entropy(model(x), y)
+
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=8, shuffle=True)
     history = train(
         net,
         loader,
-        lambda model, x, y: F.cross_entropy(model(x), y),
+        loss,
         TrainSettings(epochs=2, lr=1e-2, seed=5),
         on_step=on_step,
     )
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     assert world == expected, world
+    assert sizes == {8 // expected}, sizes  # each process has its part of a batch
     rank = torch.distributed.get_rank() if world > 1 else 0
     facts = {"drawn": torch.tensor(drawn), "losses": torch.tensor(history.losses)}
     save_tensors({**net.state_dict(), **facts}, Path(f"{path}.{rank}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from sartor.core.errors import TrainingError
 from sartor.core.packages import require
 from sartor.train.settings import TrainSettings
 
-__all__ = ["Job", "OptimizerFactory", "prepare_job"]
+__all__ = ["Job", "OptimizerFactory", "prepare_job", "several_on_cpus"]
 
 #: parameter groups, each with ``params``, ``lr`` and ``weight_decay`` -> optimiser
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -88,6 +89,7 @@ def prepare_job(
     accelerate = require("accelerate")
     _forget_precision(settings.precision)
     accelerator = accelerate.Accelerator(
+        cpu=several_on_cpus(),
         mixed_precision=settings.precision,
         dataloader_config=accelerate.DataLoaderConfiguration(
             split_batches=True, use_seedable_sampler=True, data_seed=settings.seed
@@ -121,8 +123,15 @@ def prepare_job(
     )
 
 
+def several_on_cpus() -> bool:
+    """Whether this is one of several processes without an accelerator, which accelerate takes for
+    one alone unless it is told.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
 def _forget_precision(wanted: str) -> None:
-    """accelerate remembers the first precision of a process and refuses another one."""
+    """Let accelerate take another precision than the first one of this process."""
     state = require("accelerate.state").AcceleratorState
     if state._shared_state and state().mixed_precision != wanted:
         state._reset_state()

@@ -20,6 +20,7 @@ from sartor.train.infobatch import LossPruningSampler
 from sartor.train.infobatch_data import prune_data
 from sartor.train.infobatch_draw import InfoBatchSettings
 from sartor.train.infobatch_loss import PruningLoss
+from sartor.train.job import several_on_cpus
 from sartor.train.mesa import mesa_
 from sartor.train.mesa_settings import MesaSettings
 from sartor.train.recipe import Recipe
@@ -63,7 +64,7 @@ def _precision(recipe: Recipe, setup: Setup) -> None:
 
 def _device() -> torch.device:
     """Where accelerate will train."""
-    device: torch.device = require("accelerate").PartialState().device
+    device: torch.device = require("accelerate").PartialState(cpu=several_on_cpus()).device
     return device
 
 
