@@ -7,6 +7,7 @@ import os
 import torch
 
 from sartor.core.packages import require
+from sartor.train.job import several_on_cpus
 
 __all__ = ["is_main", "leave_group", "meet"]
 
@@ -21,7 +22,7 @@ def is_main() -> bool:
 def meet() -> None:
     """Wait until every process is here; with one process, nothing happens."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        require("accelerate").PartialState().wait_for_everyone()
+        require("accelerate").PartialState(cpu=several_on_cpus()).wait_for_everyone()
 
 
 def leave_group() -> None:
