@@ -133,7 +133,8 @@ def test_high_heads_come_first() -> None:
     layer, x = HiLoAttention(16, 4, alpha=0.25), noise(1, 4, 4, 16)
     with torch.no_grad():
         y = layer(x)
-        assert torch.equal(y[..., :12], layer.hi_fi(x)) and torch.equal(y[..., 12:], layer.lo_fi(x))
+        low = layer.lo_fi(x.flatten(1, 2), layer.pooled(x)).view(1, 4, 4, 4)
+        assert torch.equal(y[..., :12], layer.windows(x)) and torch.equal(y[..., 12:], low)
 
 
 def test_fused_and_not_fused_agree() -> None:
@@ -162,7 +163,8 @@ def test_low_frequencies_pass_the_low_branch_alone() -> None:
     """On white noise the outputs of the high heads hold ten times the share of high frequencies."""
     layer, x = HiLoAttention(64, 4, alpha=0.5), noise(4, 16, 16, 64)
     with torch.no_grad():
-        shares = [_high_share(part(x)) for part in (layer.hi_fi, layer.lo_fi)]
+        low = layer.lo_fi(x.flatten(1, 2), layer.pooled(x)).view(4, 16, 16, 32)
+        shares = [_high_share(part) for part in (layer.windows(x), low)]
     assert shares[0] >= 10 * shares[1]
 
 

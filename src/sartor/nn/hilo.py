@@ -120,28 +120,38 @@ class HiLoAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def hi_fi(self, x: Tensor) -> Tensor:
-        """Attention within windows: a map (B, H, W, C) -> (B, H, W, hi_dim)."""
-        windows = split_windows(x, self.window_size)  # (B, h, w, s*s, C)
-        b, h, w, n, _ = windows.shape
-        qkv = self.hi_qkv(windows).view(b * h * w, n, 3, self.hi_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B*h*w, heads, s*s, d) each
-        mixed = attend(q, k, v, fused=self.fused).transpose(1, 2)  # (B*h*w, s*s, heads, d)
-        mixed = join_windows(mixed.reshape(b, h, w, n, self.hi_dim), self.window_size)
-        projected: Tensor = self.hi_proj(mixed)
+        """Attention of all tokens of a window to each other: (B, n, C) -> (B, n, hi_dim)."""
+        qkv = self.hi_qkv(x).unflatten(-1, (3, self.hi_heads, self.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, n, d) each
+        mixed = attend(q, k, v, fused=self.fused).transpose(1, 2)  # (B, n, heads, d)
+        projected: Tensor = self.hi_proj(mixed.flatten(2))
         return projected
 
-    def lo_fi(self, x: Tensor) -> Tensor:
-        """Attention of every position to the pooled map: (B, H, W, C) -> (B, H, W, lo_dim)."""
-        b, h, w, c = x.shape
-        q = self.lo_q(x).view(b, h * w, self.lo_heads, self.head_dim).transpose(1, 2)
-        pooled = x
-        if self.window_size > 1:
-            pooled = F.avg_pool2d(x.permute(0, 3, 1, 2), self.window_size).permute(0, 2, 3, 1)
-        kv = self.lo_kv(pooled.reshape(b, -1, c))  # (B, M, 2 * lo_dim)
-        k, v = kv.view(b, -1, 2, self.lo_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    def lo_fi(self, x: Tensor, pooled: Tensor) -> Tensor:
+        """Attention of tokens (B, N, C) to a pooled map (B, M, C) -> (B, N, lo_dim)."""
+        q = self.lo_q(x).unflatten(-1, (self.lo_heads, self.head_dim)).transpose(1, 2)
+        kv = self.lo_kv(pooled).unflatten(-1, (2, self.lo_heads, self.head_dim))
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, M, d) each
         mixed = attend(q, k, v, fused=self.fused).transpose(1, 2)  # (B, N, heads, d)
-        projected: Tensor = self.lo_proj(mixed.reshape(b, h, w, self.lo_dim))
+        projected: Tensor = self.lo_proj(mixed.flatten(2))
         return projected
+
+    def windows(self, x: Tensor) -> Tensor:
+        """High frequencies of a map whose sides are multiples of the window: (B, H, W, hi_dim)."""
+        windows = split_windows(x, self.window_size)  # (B, h, w, s*s, C)
+        mixed = self.hi_fi(windows.flatten(0, 2)).unflatten(0, windows.shape[:3])
+        return join_windows(mixed, self.window_size)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Mean of each window of such a map: (B, H, W, C) -> (B, H * W / s^2, C)."""
+        if self.window_size > 1:
+            x = F.avg_pool2d(x.permute(0, 3, 1, 2), self.window_size).permute(0, 2, 3, 1)
+        return x.flatten(1, 2)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """A map with zeros at the bottom and right, to multiples of the window."""
+        bottom, right = (-side % self.window_size for side in x.shape[1:3])
+        return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Mix the positions of a map.
@@ -160,18 +170,15 @@ class HiLoAttention(nn.Module):
         """
         if x.ndim == 3:
             return self._tokens(x, size)
-        _, h, w, _ = x.shape
-        s = self.window_size
-        bottom, right = -h % s, -w % s
-        if bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        parts = [self.hi_fi(x)] if self.hi_heads else []
-        parts += [self.lo_fi(x)] if self.lo_heads else []
-        mixed = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        if bottom or right:
-            mixed = mixed[:, :h, :w]
-        dropped: Tensor = self.proj_drop(mixed)
-        return dropped
+        height, width = x.shape[1:3]
+        x = self.pad(x)
+        parts = []
+        if self.hi_heads:
+            parts.append(self.windows(x))
+        if self.lo_heads:
+            parts.append(self.lo_fi(x.flatten(1, 2), self.pooled(x)).unflatten(1, x.shape[1:3]))
+        mixed: Tensor = self.proj_drop(torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0])
+        return mixed[:, :height, :width]
 
     def _tokens(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         if size is None or size[0] * size[1] != x.shape[1]:
@@ -179,7 +186,8 @@ class HiLoAttention(nn.Module):
                 f"HiLo was given {x.shape[1]} tokens of a map of size {size}; give size=(H, W) "
                 "with H * W tokens, or a map (B, H, W, C)."
             )
-        return self(x.unflatten(1, size)).flatten(1, 2)  # type: ignore[no-any-return]
+        mixed: Tensor = self(x.unflatten(1, size)).flatten(1, 2)
+        return mixed
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-adds of one map, without biases and softmax; padding is counted.
