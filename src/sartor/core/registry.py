@@ -132,6 +132,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.cdfkd_mfs",
     ),
     Method(
+        slug="token-crisis",
+        role="train",
+        summary="see when repeated data begin to hurt, and switch dropout on late",
+        source="Xue et al., NeurIPS 2023, arXiv 2305.13230",
+        verb="sartor.train.token_crisis_dropout:DropoutSchedule",
+        reproduce="sartor.reproduce.token_crisis",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
