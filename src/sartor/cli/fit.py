@@ -66,6 +66,10 @@ def fit_command(
         str | None,
         typer.Option(help="Comma-separated: latency_ms, size_bytes, params, flops; first orders."),
     ] = None,
+    save: Annotated[
+        str | None,
+        typer.Option(help="What every training saves, comma-separated: data, memory, steps."),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="Of training: no, bf16, fp16.")] = None,
     batch_size: Annotated[int, typer.Option(help="Of training, over all processes.")] = 64,
     workers: Annotated[int, typer.Option(help="Loading processes.")] = 0,
@@ -95,6 +99,7 @@ def fit_command(
         "precision": precision,
         "moves": _words(moves),
         "costs": _words(cost),
+        "save": _words(save),
     }
     given = {key: value for key, value in asked.items() if value is not None}
     with TerminalProgress() as progress:

@@ -12,6 +12,7 @@ import torch
 from sartor.core import Elastic, Engine, Task
 from sartor.fit.planner import Scored
 from sartor.fit.progress import Progress
+from sartor.fit.saving import saving_recipe, training_record
 from sartor.fit.workshop import Workshop
 from sartor.train import History, TrainSettings, train
 
@@ -32,10 +33,10 @@ def train_elastic(
     """Train all configurations jointly, as the engine says, against labels and the largest
     anchor.
     """
-    settings = workshop.settings
-    return train(
+    settings, batches = workshop.settings, workshop.teaching.batches()
+    history = train(
         net,
-        workshop.teaching.batches(),
+        batches,
         workshop.teaching.loss,
         TrainSettings(
             epochs=settings.epochs,
@@ -44,6 +45,7 @@ def train_elastic(
             precision=settings.precision,
             seed=settings.seed,
         ),
+        recipe=saving_recipe(settings.save, net),
         frozen=(workshop.teaching.teacher,),
         on_step=lambda step: engine.prepare_step(net, step),
         on_backward=lambda step: engine.after_backward(net, step),
@@ -51,6 +53,8 @@ def train_elastic(
         folder=folder,
         deadline=deadline,
     )
+    workshop.state.trainings["elastic"] = training_record(history, batches)
+    return history
 
 
 @torch.inference_mode()

@@ -144,6 +144,7 @@ class Run:
     def _stages(self, main: bool) -> bool:
         if main:
             self._anchors()
+            self.workshop.weigh_step()
         engine = self._engine()
         if engine:
             self._elastic(engine, main)

@@ -15,6 +15,7 @@ from sartor.fit.picture import draw_frontier
 from sartor.fit.planner import judge
 from sartor.fit.progress import Progress
 from sartor.fit.report import write_report
+from sartor.fit.saving import saved_text
 from sartor.fit.workshop import Workshop
 from sartor.measure import environment
 
@@ -99,7 +100,9 @@ def _notes(workshop: Workshop) -> tuple[str, ...]:
         f"{move} was tried on the largest anchor only: {why}" for move, why in state.barred.items()
     ]
     failed = [f"{id} failed: {why}" for id, why in state.failures.items()]
-    return (*workshop.task.notes, *barred, *failed, *_recovered(workshop))
+    trainings = [row for id, row in state.trainings.items() if id not in state.failures]
+    saved = saved_text(workshop.settings.save, trainings, state.step_bytes)
+    return (*workshop.task.notes, *saved, *barred, *failed, *_recovered(workshop))
 
 
 def _recovered(workshop: Workshop) -> tuple[str, ...]:

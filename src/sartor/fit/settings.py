@@ -9,6 +9,7 @@ from typing import Any
 from sartor.core.engine import Engine
 from sartor.core.errors import RecipeError, nearest
 from sartor.core.registry import attribute, engines, moves
+from sartor.fit.saving import SAVINGS
 from sartor.losses import DISTILLERS
 
 __all__ = ["FitSettings"]
@@ -41,6 +42,8 @@ class FitSettings:
         moves: which moves may be composed on a model.
         costs: what accuracy is weighed against, beside the costs that the budget bounds.
         precision: of training: ``no``, ``bf16`` or ``fp16``.
+        save: what every training is to save, any of ``data`` (samples that are learned already),
+            ``memory`` (activations) and ``steps`` (larger batches).
         seconds: wall time after which nothing new is begun; 0 means no limit.
         seed: of every random choice.
     """
@@ -62,6 +65,7 @@ class FitSettings:
     moves: tuple[str, ...] = ("prune", "int8-dynamic", "int8-static")
     costs: tuple[str, ...] = ("latency_ms",)
     precision: str = "no"
+    save: tuple[str, ...] = ()
     seconds: float = 0.0
     seed: int = 0
 
@@ -88,10 +92,17 @@ class FitSettings:
             (self.moves, composable),
             (self.costs, _COSTS),
             ((self.recovery,), tuple(DISTILLERS)),
+            (self.save, SAVINGS),
         ):
             for word in given:
                 if word not in legal:
                     raise RecipeError(f"fit does not know {word!r}; {nearest(word, legal)}")
+
+        if "data" in self.save and 1 in (self.epochs, self.recovery_epochs):
+            raise RecipeError(
+                "--save data leaves out what an earlier epoch has taught, so it needs epochs and "
+                f"recovery_epochs of 2 or more, got {self.epochs} and {self.recovery_epochs}."
+            )
 
     def make_engine(self) -> Engine | None:
         """The engine with these settings; ``None`` if there is none."""

@@ -51,6 +51,8 @@ class RunState:
     failures: dict[str, str] = field(default_factory=dict)
     barred: dict[str, str] = field(default_factory=dict)
     recoveries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    step_bytes: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -72,6 +74,8 @@ class RunState:
                 **value,
                 "barred": self.barred,
                 "recoveries": self.recoveries,
+                "trainings": self.trainings,
+                "step_bytes": self.step_bytes,
                 "seconds": self.seconds,
             },
         )
@@ -102,7 +106,10 @@ class RunState:
                 state.candidates[row["id"]] = Candidate(**fields, folder=state.made / row["id"])
             state.scores, state.failures = value["scores"], value["failures"]
             state.barred, state.seconds = value["barred"], value["seconds"]
-            state.recoveries = value.get("recoveries", {})  # runs of older versions have none
+            # runs of older versions have none of these
+            state.recoveries = value.get("recoveries", {})
+            state.trainings = value.get("trainings", {})
+            state.step_bytes = value.get("step_bytes", [])
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"The journal of {folder} is damaged ({error!r}); fit again with --overwrite."

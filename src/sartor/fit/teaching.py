@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sartor.core import Task
 from sartor.core.errors import TrainingError
 from sartor.fit.processes import is_main, meet
+from sartor.fit.saving import saving_recipe
 from sartor.fit.settings import FitSettings
 from sartor.losses import DistillationLoss, MatchOutputs, distillation_loss, make_distiller
 from sartor.train import (
@@ -23,6 +25,7 @@ from sartor.train import (
     distill,
     never_varies,
 )
+from sartor.train.per_sample import per_sample
 
 __all__ = ["Teaching"]
 
@@ -76,7 +79,15 @@ class Teaching:
             TrainingError: the teacher's outputs are not finite.
         """
         taught = self._asked(inputs) if taught is None else taught
-        outputs, alpha = model(inputs), self.settings.alpha
+        return self._measured(model(inputs), targets, taught)
+
+    @cached_property
+    def _measured(self) -> Callable[..., Tensor]:
+        """The loss of outputs; of each sample if samples are to be left out by it."""
+        return per_sample(self._mean_loss) if "data" in self.settings.save else self._mean_loss
+
+    def _mean_loss(self, outputs: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
+        alpha = self.settings.alpha
         if self.task.num_classes is None:
             labels = self.task.loss(outputs, targets)
             return (1 - alpha) * labels + alpha * F.mse_loss(outputs, taught)
@@ -96,9 +107,16 @@ class Teaching:
             seed=self.settings.seed,
         )
         loss, cache = self._recovery_loss(model), self.cache
-        if cache is not None and not loss.teacher_taps:
-            return distill(model, None, self.task, loss=loss, settings=settings, cache=cache)
-        return distill(model, self.teacher, self.task, loss=loss, settings=settings)
+        alone = cache is not None and not loss.teacher_taps
+        return distill(
+            model,
+            None if alone else self.teacher,
+            self.task,
+            loss=loss,
+            settings=settings,
+            cache=cache if alone else None,
+            recipe=saving_recipe(self.settings.save, model),
+        )
 
     def _asked(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import nn
 
 from sartor.core import Family, Measurement, Move, MoveContext, Recipe, SartorError, Target, Task
 from sartor.core.files import write_json
+from sartor.fit.saving import step_bytes, training_record
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import Candidate, RunState
 from sartor.fit.teaching import Teaching
@@ -129,6 +130,15 @@ class Workshop:
         )
         self.state.measured(found)
 
+    def weigh_step(self) -> None:
+        """Remember what a training step of the largest anchor takes, without and with saving."""
+        if "memory" not in self.settings.save or self.state.step_bytes:
+            return
+        with torch.random.fork_rng():
+            batch = next(iter(self.task.train))
+        found = step_bytes(self.teaching.teacher, batch, self.task.loss, self.settings.save)
+        self.state.step_bytes = list(found)
+
     def recover(self, id: str, model: nn.Module) -> None:
         """Distil the largest anchor into a changed model, in place, and remember what that cost.
 
@@ -150,6 +160,7 @@ class Workshop:
             "seconds": report.seconds,
             "bridges": list(report.bridges),
         }
+        self.state.trainings[id] = training_record(report.history, self.task.train)
 
     def _deployed(self, parent: str | None) -> Path | None:
         if parent is None or self.target.runtime != "onnxruntime":

@@ -21,6 +21,8 @@ from sartor.losses.named import make_distiller
 from sartor.losses.taps import FeatureTaps
 from sartor.nn.sources import seeded
 from sartor.train.loop import History, TrainSettings, train
+from sartor.train.per_sample import per_sample
+from sartor.train.recipe import Recipe
 from sartor.train.teacher import Teacher
 from sartor.train.teacher_cache import TeacherCache
 
@@ -58,6 +60,7 @@ def distill(
     *,
     loss: DistillationLoss | str = "vanilla",
     settings: TrainSettings | None = None,
+    recipe: Recipe | None = None,
     cache: TeacherCache | None = None,
     teacher_resize: Sequence[int] | None = None,
     folder: Path | None = None,
@@ -77,6 +80,8 @@ def distill(
         loss: a :class:`~sartor.losses.DistillationLoss`, or a name in
             :data:`sartor.losses.DISTILLERS`.
         settings: of the training; default: ``TrainSettings()``.
+        recipe: what makes the training cheaper; one that leaves samples out needs a loss of logits
+            that is a mean over samples.
         cache: the teacher's logits on this very data, see
             :func:`~sartor.train.cache_teacher`; it is checked against the teacher, if one is given.
         teacher_resize: (C, H, W) that the teacher takes, where it is not what the student takes.
@@ -118,7 +123,8 @@ def distill(
         taught_by.tap(opened, loss.teacher_taps)
         with seeded(settings.seed):
             bridges = _prepare(student, taps, taught_by, loss, task, batches)
-        pair = StudentAndLoss(student, loss, taps)
+        each = recipe is not None and recipe.data_pruning != "no"
+        pair = StudentAndLoss(student, loss, taps, each=each)
 
         def value(pair: nn.Module, inputs: Tensor, targets: Tensor, *cached: Tensor) -> Tensor:
             return pair(inputs, targets, taught_by(inputs, *cached))  # type: ignore[no-any-return]
@@ -128,6 +134,7 @@ def distill(
             batches,
             value,
             settings,
+            recipe=recipe,
             frozen=() if teacher is None else (teacher,),
             on_epoch=on_epoch,
             folder=folder,
@@ -146,13 +153,34 @@ def distill(
 class StudentAndLoss(nn.Module):
     """Student and loss as one module, so that both train, are saved and are kept in step."""
 
-    def __init__(self, student: nn.Module, loss: DistillationLoss, taps: FeatureTaps) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        loss: DistillationLoss,
+        taps: FeatureTaps,
+        *,
+        each: bool = False,
+    ) -> None:
         super().__init__()
+        if each and (loss.student_taps or loss.teacher_taps):
+            raise TrainingError(
+                f"{type(loss).__name__} compares features of whole batches; a recipe that leaves "
+                "samples out needs a loss of logits."
+            )
         self.student, self.loss, self._taps = student, loss, taps
+        self._each = per_sample(self._of_logits) if each else None
+
+    def _of_logits(self, logits: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
+        value: Tensor = self.loss(Outputs(logits), Outputs(taught), targets)
+        return value
 
     def forward(self, inputs: Tensor, targets: Tensor, taught: Outputs) -> Tensor:
-        """The loss of one batch: inputs (B, ...), targets (B, ...) -> ()."""
+        """The loss of one batch, or of each sample: inputs (B, ...), targets (B, ...) -> () or
+        (B,).
+        """
         logits = self.student(inputs)
+        if self._each:
+            return self._each(logits, targets, taught.logits)
         value: Tensor = self.loss(Outputs(logits, self._taps.take()), taught, targets)
         return value
 
