@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -440,3 +441,23 @@ def test_sequences_are_cut_with_their_targets():
 def test_illegal_schedules_are_refused(wrong, said):
     with pytest.raises(RecipeError, match=said):
         ProgressiveSchedule(**wrong)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_switch_with_its_provider():
+    page = Path(__file__).parents[2] / "docs" / "training-for-less.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    for name, option in OPTIONS.items():
+        field, _, word = name.partition("=")
+        said = [
+            row
+            for row in rows
+            if (f"`{field}=" in row and f'"{word}"' in row)
+            or (not word and row.startswith(f"| `{field}="))
+        ]
+        assert any(f"| {option.provider} | {option.saves} |" in row for row in said), name
+    for one, other, _ in CONFLICTS:
+        pair = [part.partition("=")[0] for part in (one, other)]
+        assert any(all(f"`{part}`" in row.split("|")[1] for part in pair) for row in rows), pair
