@@ -132,6 +132,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.cdfkd_mfs",
     ),
     Method(
+        slug="cowclip",
+        role="train",
+        summary="train click-through models at a large batch: clip embedding rows by id counts",
+        source="Zheng et al., AAAI 2023, arXiv 2204.06240",
+        verb="sartor.train.cowclip_optimizer:CowClip",
+        reproduce="sartor.reproduce.cowclip",
+    ),
+    Method(
         slug="token-crisis",
         role="train",
         summary="see when repeated data begin to hurt, and switch dropout on late",
