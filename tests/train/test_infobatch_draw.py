@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sartor.core import TrainingError
 from sartor.train import InfoBatchSettings
-from sartor.train.infobatch_draw import Draw, draw_epoch, grouped
+from sartor.train.infobatch_draw import Draw, _subset, draw_epoch, grouped
 
 
 def draw(scores: Tensor, seed: int = 0, **settings) -> Draw:
@@ -149,3 +149,12 @@ def test_settings_out_of_range_are_refused(wrong: dict) -> None:
 def test_quantiles_out_of_order_are_refused(wrong: tuple) -> None:
     with pytest.raises(TrainingError, match="rising quantiles"):
         InfoBatchSettings(quantiles=wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(1, 1), (5, 1), (5, 4), (1000, 137), (100_000, 65_536)]
+)
+def test_subsets_have_exactly_the_size(size: int, count: int) -> None:
+    for seed in range(20):
+        chosen = _subset(size, count, torch.Generator().manual_seed(seed))
+        assert chosen.shape == (size,) and int(chosen.sum()) == count

