@@ -27,6 +27,7 @@ _TABLES = (
     "sartor.nn.hvt:BACKBONES",
     "sartor.nn.lit:BACKBONES",
     "sartor.nn.litv2:BACKBONES",
+    "sartor.nn.sparse_mlp:BACKBONES",
 )
 
 #: every backbone of sartor's, by its name in timm
