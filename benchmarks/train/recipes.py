@@ -1,6 +1,6 @@
 """What each way to train for less saves on one training job, alone and in pairs.
 
-One ViT of three blocks learns handwritten digits, three seeds for each recipe, all with the same
+One ViT of two blocks learns handwritten digits, three seeds for each recipe, all with the same
 start, data and schedule. Written down are: CPU seconds of the training, the highest number of bytes
 that its steps take on top of the weights (activations, gradients and the optimiser's state, read
 from the allocator), samples seen, and accuracy on the test images. Rates of optimisers other than
@@ -32,14 +32,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "recipes.json"
 PAGE = ROOT / "docs" / "training-for-less.md"
 BEGIN, END = "<!-- table of benchmarks/train/recipes.py -->", "<!-- end of the table -->"
-EPOCHS, LR, SEEDS, CHOOSING_SEED = 24, 3e-3, 3, 100
+EPOCHS, LR, BATCH, NOISE, SEEDS, CHOOSING_SEED = 12, 4e-3, 32, 0.3, 3, 100
 #: factors of AdamW's rate that are tried on the selection images of another seed
 CHOICES = {
     "came": (0.1, 0.3, 1.0),
-    "adafactor": (1.0, 3.0, 10.0),
+    "adafactor": (1.0, 5.0),
     "lion": (0.1, 0.3),
     "muon": (1.0, 3.0),
-    "lamb": (1.0, 3.0, 10.0),
 }
 
 
@@ -57,21 +56,16 @@ def recipes(scales: dict[str, float]) -> dict[str, tuple[Recipe, int]]:
         "late dropout 0.1": Recipe(late_dropout=0.1),
         "token drop 0.5 (timm)": Recipe(token_drop=0.5),
         "batch x 2": Recipe(batch_factor=2),
-        "batch x 4": Recipe(batch_factor=4),
         "CAME": optimizer("came"),
         "Adafactor (torch)": optimizer("adafactor"),
         "Lion (timm)": optimizer("lion"),
         "Muon (timm)": optimizer("muon"),
-        "LAMB (timm)": optimizer("lamb"),
         "AdamW, 8 bits (torchao)": Recipe(optimizer="adamw8bit"),
-        "AdamW, 4 bits (torchao)": Recipe(optimizer="adamw4bit"),
         "Mesa": Recipe(activations="mesa"),
         "checkpointing (torch)": Recipe(checkpointing="blocks"),
-        "checkpointing, selective (torch)": Recipe(checkpointing="selective"),
         "bf16 autocast (torch)": Recipe(precision="bf16"),
         "InfoBatch + CAME": optimizer("came", **pruned),
         "InfoBatch + Mesa": Recipe(activations="mesa", **pruned),
-        "InfoBatch + checkpointing": Recipe(checkpointing="blocks", **pruned),
         "InfoBatch + batch x 2": Recipe(batch_factor=2, **pruned),
         "CAME + Mesa": optimizer("came", activations="mesa"),
         "CAME + checkpointing": optimizer("came", checkpointing="blocks"),
@@ -85,16 +79,16 @@ def losses(model, inputs, targets):
 
 def net(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return tiny_vit(embed_dim=48, depth=3, num_heads=4)
+    return tiny_vit(embed_dim=48, depth=2, num_heads=4)
 
 
 def settings(epochs: int, seed: int) -> TrainSettings:
-    return TrainSettings(epochs=epochs, lr=LR, warmup_epochs=2, seed=seed)
+    return TrainSettings(epochs=epochs, lr=LR, warmup_epochs=1, seed=seed)
 
 
 def run(recipe: Recipe, epochs: int, seed: int, *, judged: str = "validation") -> dict[str, float]:
     """Train once: seconds of this process's CPU, samples, steps, accuracy."""
-    task, model = digits_task(seed=seed), net(seed)
+    task, model = digits_task(batch_size=BATCH, seed=seed, noise=NOISE), net(seed)
     started = time.process_time()
     history = train(model, task.train, losses, settings(epochs, seed), recipe=recipe)
     seconds = time.process_time() - started
@@ -107,11 +101,9 @@ def run(recipe: Recipe, epochs: int, seed: int, *, judged: str = "validation") -
 
 
 def peak_bytes(recipe: Recipe) -> int:
-    """The most that two short epochs take on top of the weights, after a first training warmed
-    up.
-    """
-    data = TensorDataset(torch.randn(256, 1, 8, 8), torch.arange(256) % 10)
-    loader = DataLoader(data, batch_size=64, shuffle=True)
+    """The most that two epochs of eight batches take on top of the weights."""
+    data = TensorDataset(torch.randn(8 * BATCH, 1, 8, 8), torch.arange(8 * BATCH) % 10)
+    loader = DataLoader(data, batch_size=BATCH, shuffle=True)
 
     def once() -> None:
         train(model, loader, losses, settings(2, 0), recipe=recipe)
@@ -186,10 +178,11 @@ def main() -> None:
     record = {
         "claim": "none: a table to choose from",
         "baseline": "plain",
-        "data": "scikit-learn digits with noise: 1000 images train, 597 x 3 test",
+        "data": f"scikit-learn digits with noise {NOISE}: 1000 images train, 597 x 3 test",
         "date": date.today().isoformat(),
         "threads": 1,
         "epochs": EPOCHS,
+        "batch": BATCH,
         "lr": LR,
         "selection": chosen,
         "runtime": "eager",

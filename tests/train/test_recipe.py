@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sartor.core import NoEffectError, RecipeError, SartorError, TrainingError
 from sartor.data import digits_task
 from sartor.nn import tiny_vit
-from sartor.train import CAME, TrainSettings, prune_data, pruned_mean, train
+from sartor.train import CAME, CowClip, TrainSettings, prune_data, pruned_mean, train
 from sartor.train.progressive import ProgressiveSchedule
 from sartor.train.recipe import Recipe
 from sartor.train.recipe_options import CONFLICTS, OPTIONS
@@ -242,6 +242,77 @@ def test_infobatch_equals_its_own_loop():
             optimizer.zero_grad()
     assert same(net, plain)
     assert history.samples[0] == 48 and min(history.samples) < 48
+
+
+def tables():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3))
+
+
+IDS = torch.randint(9, (48, 5), generator=torch.Generator().manual_seed(2))
+CLICKS = TensorDataset(IDS, Y % 3)
+
+
+def test_cowclip_clips_the_tables_and_leaves_their_rate():
+    net, plain = tables(), tables().train()
+    settings = TrainSettings(epochs=2, lr=0.01, weight_decay=0.1)
+    recipe = Recipe(embeddings="cowclip", batch_factor=2)
+    history = train(net, DataLoader(CLICKS, batch_size=12), losses, settings, recipe=recipe)
+    groups = [
+        {"params": plain[0].parameters(), "lr": 0.01, "weight_decay": 0.0},
+        {"params": plain[1].parameters(), "lr": 0.01 * math.sqrt(2), "weight_decay": 0.1},
+    ]
+    optimizer = CowClip(torch.optim.AdamW(groups), plain, l2=2e-5)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for step, rows in enumerate(torch.arange(48).split(24) * 2):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * warmup_cosine(step, 4, warmup=2)
+        losses(plain, *CLICKS[rows]).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert same(net, plain) and history.steps == [2, 2]
+    assert "1 embedding tables are clipped" in history.changes[-1]
+
+
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "make", "items"),
+    [
+        (Recipe(embeddings="cowclip"), tables, CLICKS),
+        (Recipe(optimizer="adamw8bit"), wide, TensorDataset(X, Y)),
+        (Recipe(optimizer="adamw4bit"), wide, TensorDataset(X, Y)),
+        (Recipe(optimizer="adamwfp8"), wide, TensorDataset(X, Y)),
+    ],
+    ids=["cowclip", "8 bits", "4 bits", "fp8"],
+)
+def test_killed_run_of_other_optimizers_goes_on(tmp_path, recipe, make, items):
+    def run(**options):
+        net, loader = make(), DataLoader(items, batch_size=16, shuffle=True)
+        return trained(recipe, batches=loader, net=net, **options)
+
+    def stop(epoch, _):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    whole, history = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path, on_epoch=stop)
+    resumed, again = run(folder=tmp_path)
+    assert same(whole, resumed) and again.losses == history.losses
+    assert not same(whole, make())
+
+
+def test_moments_of_few_bits_are_close_to_plain_ones():
+    _, history = trained(Recipe(optimizer="adamw8bit"), net=wide())
+    _, exact = trained(net=wide())
+    assert history.losses[-1] == pytest.approx(exact.losses[-1], rel=0.05)
+    assert history.changes == ["adamw8bit holds moments of 1 of 4 tensors in few bits"]
+    with pytest.raises(NoEffectError, match="No tensor of the model has 4096"):
+        trained(Recipe(optimizer="adamw8bit"))
 
 
 def test_token_drop_ends_and_is_undone():

@@ -87,7 +87,7 @@ _FACTORIES: dict[str, OptimizerFactory] = {
 
 def _cowclip(recipe: Recipe, model: nn.Module) -> tuple[OptimizerFactory, str]:
     """Adam with the penalty of the published recipe; the tables' rate does not grow with the
-    batch.
+    batch. Unlike there it warms up as all rates do, and what is no table keeps its weight decay.
     """
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
     if not tables:
