@@ -10,7 +10,6 @@ is sent here is a dense float tensor that could be packed; bytes on the wire are
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +111,8 @@ class ErrorFeedback:
         self.residuals[name] = whole - sent
         return sent
 
-    def hook(self, group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+    # without annotations: torch compares them with its own types and refuses their names
+    def hook(self, group, bucket):  # type: ignore[no-untyped-def]
         """A communication hook: ``ddp.register_comm_hook(None, feedback.hook)``.
 
         Args:

@@ -5,8 +5,8 @@ nearest. Rounded up with the probability of what is cut off, updates arrive in t
 
 Source: Hao et al., 2025, arXiv 2505.01043, section on floats; Zamirai et al., Revisiting BFloat16
     Training, 2020, arXiv 2010.06192. Deviation: the state of the optimiser stays float32, and while
-a step runs the weights are float32 too; torchao's private ``_AdamW(bf16_stochastic_round=True)``
-rounds one weight at a time, for AdamW alone.
+a step runs there is a float32 copy of the weights; torchao's private
+``_AdamW(bf16_stochastic_round=True)`` rounds one weight at a time, for AdamW alone.
 """
 
 from __future__ import annotations
@@ -104,31 +104,39 @@ class StochasticRounding(torch.optim.Optimizer):
         first = self.param_groups[0]
         number = (int(first[SEED]) << 32) + int(first[COUNT])
         first[COUNT] = int(first[COUNT]) + 1
-        with self._in_float32() as narrow:
+        with self._stand_ins() as pairs:
             self.optimizer.step()
             generators: dict[torch.device, torch.Generator] = {}
-            for p in narrow:
+            for p, wide in pairs:
                 if p.device not in generators:
                     generators[p.device] = torch.Generator(p.device).manual_seed(number)
-                p.data = stochastic_round_bf16(p.data, generators[p.device])
+                p.copy_(stochastic_round_bf16(wide.data, generators[p.device]))
         return value
 
     @contextmanager
-    def _in_float32(self) -> Iterator[list[Tensor]]:
-        """Hold bfloat16 weights and their gradients in float32; give them back as bfloat16."""
-        narrow = [p for g in self.param_groups for p in g["params"] if p.dtype is torch.bfloat16]
-        gradients = [p.grad for p in narrow]
-        for p, gradient in zip(narrow, gradients, strict=True):
-            p.grad = None
-            p.data = p.data.float()
-            p.grad = None if gradient is None else gradient.float()
+    def _stand_ins(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Let the wrapped optimiser see float32 copies of bfloat16 weights, with their state.
+
+        The weights themselves keep their identity and dtype, as wrappers such as
+        ``DistributedDataParallel`` rely on both.
+        """
+        inner, pairs = self.optimizer, []
+        for group in inner.param_groups:
+            for place, p in enumerate(group["params"]):
+                if p.dtype is torch.bfloat16:
+                    wide = torch.nn.Parameter(p.detach().float(), requires_grad=p.requires_grad)
+                    wide.grad = None if p.grad is None else p.grad.float()
+                    group["params"][place] = wide
+                    pairs.append((p, wide))
+        _rename(inner.state, pairs)
+        back = [(wide, p) for p, wide in pairs]
         try:
-            yield narrow
+            yield pairs
         finally:
-            for p, gradient in zip(narrow, gradients, strict=True):
-                p.grad = None
-                p.data = p.data.to(torch.bfloat16)
-                p.grad = gradient
+            named = {id(wide): p for wide, p in back}
+            for group in inner.param_groups:
+                group["params"][:] = [named.get(id(p), p) for p in group["params"]]
+            _rename(inner.state, back)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As in torch."""
@@ -140,6 +148,13 @@ class StochasticRounding(torch.optim.Optimizer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # type: ignore[override]
         """Inverse of :meth:`state_dict`; the state stays float32."""
-        with self._in_float32():
+        with self._stand_ins():
             self.optimizer.load_state_dict(state)
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
+
+
+def _rename(state: dict[Tensor, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Give the state of the first of each pair to the second."""
+    for old, new in pairs:
+        if old in state:
+            state[new] = state.pop(old)
