@@ -68,7 +68,7 @@ def test_one_expert_is_a_plain_mlp() -> None:
 def test_a_block_without_what_it_restores_is_the_identity() -> None:
     with seeded(0):
         block, x = SparseMixerBlock(6, 8, 8, 16), torch.randn(2, 6, 8)
-    nn.init.zeros_(block.restore.tokens.weight)
+    nn.init.zeros_(block.restore.channels.weight)
     assert torch.equal(block(x), x)
 
 

@@ -83,8 +83,20 @@ def test_dense_blocks_are_timm_s() -> None:
     ],
 )
 def test_operations_are_the_card_s(name: str, gmacs: float) -> None:
+    """Of one expert for each unit; the card leaves the routers out, 0.01 to 0.1 % of the whole."""
     model = timm.create_model(name).eval()
-    assert count_flops(model, torch.zeros(1, 3, 224, 224)) / 2e9 == pytest.approx(gmacs, abs=6e-4)
+    routers = sum(
+        units * layer.router.weight.numel()
+        for block in model.blocks
+        if isinstance(block, SparseMixerBlock)
+        for layer, units in (
+            (block.mlp_tokens, block.norm1.normalized_shape[0]),
+            (block.mlp_channels, 2 * 196),
+        )
+        if layer.router is not None
+    )
+    macs = count_flops(model, torch.zeros(1, 3, 224, 224)) / 2 - routers
+    assert macs / 1e9 == pytest.approx(gmacs, abs=5.1e-4)
 
 
 def test_without_sparse_blocks_it_is_the_mixer() -> None:

@@ -100,7 +100,8 @@ class MoELayer(nn.Module):
 
 
 class ReRepresent(nn.Module):
-    """Map channels, then tokens: (B, S, C) -> (B, S', C').
+    """Map channels and tokens, (B, S, C) -> (B, S', C'): tokens first if they become fewer, else
+    channels first, which takes the fewest operations.
 
     Args:
         tokens: S.
@@ -129,7 +130,13 @@ class ReRepresent(nn.Module):
                 f"{self.channels.in_features} channels, got {x.shape[1]} of {x.shape[2]}; build "
                 "the model for this size of images (img_size)."
             )
-        mapped: Tensor = self.tokens(self.channels(x).transpose(1, 2)).transpose(1, 2)
+        if self.tokens.out_features < self.tokens.in_features:
+            mapped: Tensor = self.channels(self._map_tokens(x))
+            return mapped
+        return self._map_tokens(self.channels(x))
+
+    def _map_tokens(self, x: Tensor) -> Tensor:
+        mapped: Tensor = self.tokens(x.transpose(1, 2)).transpose(1, 2)
         return mapped
 
 
