@@ -71,7 +71,7 @@ def step_bytes(
             parameter.requires_grad_(True)
 
         def step() -> None:
-            loss(net(inputs), targets).backward()
+            torch.autograd.backward([loss(net(inputs), targets)])
             net.zero_grad()
 
         plain = Setup(model=net, batches=[], loss=loss, settings=TrainSettings())

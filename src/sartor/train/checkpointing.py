@@ -129,7 +129,7 @@ def _contexts(block: nn.Module, mode: str) -> tuple[Any, Any]:
     """What the first pass and the repeated one run in."""
     if mode == "blocks":
         return nullcontext(), _statistics_kept(block)
-    first, second = create_selective_checkpoint_contexts(_policy)
+    first, second = create_selective_checkpoint_contexts(_policy)  # type: ignore[no-untyped-call]
     return first, _both(_statistics_kept(block), second)
 
 

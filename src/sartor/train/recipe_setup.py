@@ -41,7 +41,7 @@ class Setup:
     loss: Callable[..., Tensor]
     settings: TrainSettings
     optimizer: OptimizerFactory | None = None
-    before: list[Callable[[int], None]] = field(default_factory=list)
+    before: list[Callable[[int], object]] = field(default_factory=list)
     after_backward: list[Callable[[int], None]] = field(default_factory=list)
     around: list[Callable[[], AbstractContextManager[Any]]] = field(default_factory=list)
     undo: ExitStack = field(default_factory=ExitStack)
