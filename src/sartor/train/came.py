@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,15 +22,15 @@ from torch import Tensor
 
 from sartor.core.errors import TrainingError
 from sartor.train.came_batch import Batch, take_each, take_lists
-from sartor.train.came_checks import check_group, check_param, check_state
+from sartor.train.came_checks import check_group, check_param
 from sartor.train.came_foreach import came_matrices_, came_vectors_
 from sartor.train.came_fused import FusedMatrices
 from sartor.train.came_state import (
     MATRIX_STATE,
     VECTOR_STATE,
     empty_state,
+    saved_states,
     state_dtype,
-    state_shapes,
 )
 from sartor.train.came_update import CAMESettings, came_matrix_, came_vector_, factored_shape
 
@@ -129,7 +129,7 @@ class CAME(torch.optim.Optimizer):
         Raises:
             ArtifactError: it belongs to other parameters, another factoring or another optimiser.
         """
-        states = list(_saved_states(self.param_groups, state_dict))
+        states = list(saved_states(self.param_groups, state_dict))
         settings = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, settings, strict=True):
@@ -242,22 +242,3 @@ def _rate(group: Mapping[str, Any], step: int, *, matrix: bool) -> float:
     if matrix and group["warmup_safe"]:
         return lr * math.sqrt(1 - group["betas"][2] ** step)
     return lr
-
-
-def _saved_states(
-    groups: Iterable[Mapping[str, Any]], state_dict: Mapping[str, Any]
-) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Each parameter with the state that was saved for it, checked, in the state's precision."""
-    for group, saved in zip(groups, state_dict["param_groups"], strict=False):
-        for param, index in zip(group["params"], saved["params"], strict=False):
-            if index not in state_dict["state"]:
-                continue
-            entries = state_dict["state"][index]
-            shapes = state_shapes(
-                param.shape, factor_conv=saved.get("factor_conv", group["factor_conv"])
-            )
-            check_state(entries, shapes)
-            kept = {
-                key: entries[key].to(param.device, state_dtype(param), copy=True) for key in shapes
-            }
-            yield param, {"step": int(entries["step"]), **kept}

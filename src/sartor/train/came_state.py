@@ -7,12 +7,14 @@ of torch 2.15, transformers 5.23 and torchao 0.18.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import RecipeError, nearest
+from sartor.train.came_checks import check_state
 from sartor.train.came_update import factored_shape
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "VECTOR_STATE",
     "empty_state",
     "optimizer_state_bytes",
+    "saved_states",
     "state_dtype",
     "state_shapes",
 ]
@@ -62,6 +65,25 @@ def empty_state(param: Tensor, *, factor_conv: bool = True) -> dict[str, Tensor]
     shapes = state_shapes(param.shape, factor_conv=factor_conv)
     dtype, device = state_dtype(param), param.device
     return {key: torch.zeros(shape, dtype=dtype, device=device) for key, shape in shapes.items()}
+
+
+def saved_states(
+    groups: Iterable[Mapping[str, Any]], state_dict: Mapping[str, Any]
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Each parameter with the state that was saved for it, checked, in the state's precision."""
+    for group, saved in zip(groups, state_dict["param_groups"], strict=False):
+        for param, index in zip(group["params"], saved["params"], strict=False):
+            if index not in state_dict["state"]:
+                continue
+            entries = state_dict["state"][index]
+            shapes = state_shapes(
+                param.shape, factor_conv=saved.get("factor_conv", group["factor_conv"])
+            )
+            check_state(entries, shapes)
+            kept = {
+                key: entries[key].to(param.device, state_dtype(param), copy=True) for key in shapes
+            }
+            yield param, {"step": int(entries["step"]), **kept}
 
 
 def optimizer_state_bytes(model: nn.Module, name: str, *, factor_conv: bool = True) -> int:
