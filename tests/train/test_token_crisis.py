@@ -175,6 +175,8 @@ def test_the_proxy_has_the_parameters_and_trains_the_gate() -> None:
     (proxy(torch.randn(8, 1, 8, 8)).sum() + balance_loss(proxy)).backward()
     gates = [m.gate.weight.grad for m in proxy.modules() if isinstance(m, Top1Experts)]
     assert all(g is not None and g.abs().sum() > 0 for g in gates)
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(copy.deepcopy(proxy).eval()(images), proxy.eval()(images))
 
 
 def test_bad_proxies_are_refused() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,10 @@ class Top1Experts(nn.Module):
         self.experts = nn.ModuleList(experts)
         self.gate = nn.Linear(in_features, len(self.experts), bias=False)
         self.balance = torch.ones(())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: the balance without its graph."""
+        return {**self.__dict__, "balance": self.balance.detach()}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., C) to (..., C')."""
