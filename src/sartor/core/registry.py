@@ -148,6 +148,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.token_crisis",
     ),
     Method(
+        slug="mesa",
+        role="train",
+        summary="train with exact forward passes and 8-bit copies of the activations",
+        source="Pan, Chen, He, Liu, Cai, Zhuang, 2021, arXiv 2111.11124",
+        verb="sartor.train.mesa:mesa_",
+        reproduce="sartor.reproduce.mesa",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
