@@ -30,7 +30,6 @@ from sartor.train.came_state import (
     VECTOR_STATE,
     empty_state,
     saved_states,
-    state_dtype,
 )
 from sartor.train.came_update import CAMESettings, came_matrix_, came_vector_, factored_shape
 
@@ -163,21 +162,27 @@ class CAME(torch.optim.Optimizer):
     def _step_group(self, group: dict[str, Any]) -> None:
         matrices, vectors = Batch(), Batch()
         copies: list[tuple[Tensor, Tensor]] = []
+        factor_conv, maximize = group["factor_conv"], group["maximize"]
         for param in group["params"]:
             if param.grad is None or not param.numel():
                 continue
             state = self.state[param]
             if not state:
-                state.update(step=0, **empty_state(param, factor_conv=group["factor_conv"]))
+                state.update(step=0, **empty_state(param, factor_conv=factor_conv))
             state["step"] += 1
-            weights = param.contiguous()
-            if weights is not param:  # such as kernels in channels_last
+            weights = param
+            if not param.is_contiguous():  # such as kernels in channels_last
+                weights = param.contiguous()
                 copies.append((param, weights))
-            shape = factored_shape(param.shape, factor_conv=group["factor_conv"])
-            batch, names = (matrices, MATRIX_STATE) if shape else (vectors, VECTOR_STATE)
-            averages = (state[name] for name in names)
-            tensors = (weights, _gradient(param, maximize=group["maximize"]), *averages)
-            batch.add(_viewed(tensors, shape), _rate(group, state["step"], matrix=bool(shape)))
+            gradient = _gradient(param, maximize=maximize)
+            if param.ndim < 2:
+                averages = [state[name] for name in VECTOR_STATE]
+                vectors.add((weights, gradient, *averages), group["lr"])
+                continue
+            tensors = (weights, gradient, *[state[name] for name in MATRIX_STATE])
+            if factor_conv and param.ndim > 3:
+                tensors = _viewed(tensors, factored_shape(param.shape))
+            matrices.add(tensors, _rate(group, state["step"]))
         self._update(group, matrices, vectors)
         for param, weights in copies:
             param.copy_(weights)
@@ -225,20 +230,21 @@ def _gradient(param: Tensor, *, maximize: bool) -> Tensor:
             "CAME takes dense gradients, got a sparse one; give embeddings sparse=False, or an "
             "optimiser of their own such as torch.optim.SparseAdam."
         )
-    gradient = gradient.to(state_dtype(param))
+    if gradient.dtype.itemsize < 4:
+        gradient = gradient.float()
     return gradient.neg() if maximize else gradient
 
 
 def _viewed(tensors: tuple[Tensor, ...], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Weights, gradient and momentum as matrices of this shape; the other averages as they are."""
-    if not shape or tensors[0].shape == shape:
-        return tensors
     return (*(t.reshape(shape) for t in tensors[:3]), *tensors[3:])
 
 
-def _rate(group: Mapping[str, Any], step: int, *, matrix: bool) -> float:
-    """Length of a step; dividing the averages of the instability by 1 - beta3^t shortens it."""
+def _rate(group: Mapping[str, Any], step: int) -> float:
+    """Length of a step with a matrix; dividing the averages of the instability by 1 - beta3^t
+    shortens it.
+    """
     lr: float = group["lr"]
-    if matrix and group["warmup_safe"]:
+    if group["warmup_safe"]:
         return lr * math.sqrt(1 - group["betas"][2] ** step)
     return lr

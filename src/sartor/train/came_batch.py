@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -28,9 +28,9 @@ class Batch:
     tensors: list[tuple[Tensor, ...]] = field(default_factory=list)
     lrs: list[float] = field(default_factory=list)
 
-    def add(self, tensors: Iterable[Tensor], lr: float) -> None:
+    def add(self, tensors: tuple[Tensor, ...], lr: float) -> None:
         """Add a parameter."""
-        self.tensors.append(tuple(tensors))
+        self.tensors.append(tensors)
         self.lrs.append(lr)
 
     def pieces(self) -> Iterator[Batch]:

@@ -28,6 +28,8 @@ class FusedMatrices:
 
     def __init__(self) -> None:
         self._compiled: dict[Any, Callable[..., None]] = {}
+        self._given: tuple[float, float] | None = None
+        self._numbers: list[Tensor] = []
 
     def __call__(
         self,
@@ -40,11 +42,14 @@ class FusedMatrices:
     ) -> None:
         """Take one step, in place; arguments as those of ``came_matrix_``."""
         key = (param.shape, param.dtype, grad.dtype, grad.stride(), param.device, settings)
-        if key not in self._compiled:
-            self._compiled[key] = _compile(settings)
-        # tensors, as code is compiled anew for each new number
-        numbers = (torch.tensor(value, dtype=torch.float64) for value in (lr, decay))
-        self._compiled[key](param, grad, *state, *numbers)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compiled[key] = _compile(settings)
+        if (lr, decay) != self._given:
+            # tensors, as code is compiled anew for each new number
+            self._numbers = [torch.tensor(x, dtype=torch.float64) for x in (lr, decay)]
+            self._given = (lr, decay)
+        compiled(param, grad, *state, *self._numbers)
 
 
 def _compile(settings: CAMESettings) -> Callable[..., None]:
