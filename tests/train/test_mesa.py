@@ -212,8 +212,13 @@ def test_checkpointing_inside_stores_the_inputs_of_blocks(reentrant):
     assert torch.equal(ours, outputs)
     assert 0 < relative(given, wanted) < 0.01
     inputs = len(original) * 64 * 16 * 48 * 4
-    assert mesa.report().kinds["other"][0] == pytest.approx(inputs, rel=0.05)
+    assert mesa.report().kinds["custom"][0] == pytest.approx(inputs, rel=0.05)
     assert mesa.report().ratio > 3
+    mesa.remove()
+    kept = mesa_(model, MesaSettings(keep=("custom",)))
+    closer = step(model)[1]
+    assert relative(closer, wanted) < relative(given, wanted)
+    assert kept.report().kinds["custom"] == (inputs, inputs)
 
 
 def test_dropout_and_the_global_draws_are_untouched_and_masks_exact():

@@ -12,7 +12,7 @@ __all__ = ["KINDS", "MesaReport", "MesaSettings"]
 #: kinds of operations that save tensors for the backward pass
 KINDS = (
     *("linear", "conv", "matmul", "attention", "softmax", "gelu", "relu"),
-    *("layer_norm", "batch_norm", "singular", "loss", "other"),
+    *("layer_norm", "batch_norm", "singular", "loss", "custom", "other"),
 )
 
 
@@ -32,7 +32,8 @@ class MesaSettings:
             then clips nothing.
         min_numel: smaller tensors are kept as they are.
         keep: kinds of operations whose tensors are kept as they are, of :data:`KINDS`; those of
-            losses, and of operations such as logarithms and divisions, always are.
+            losses, and of operations such as logarithms and divisions, always are. ``custom``
+            are autograd functions from outside torch, and the inputs of checkpointed blocks.
         exclude: patterns of module names, such as ``head*``; what such a module and its children
             save is kept as it is.
         synchronize: take ranges over all processes, at the price of a small all-reduce for each
