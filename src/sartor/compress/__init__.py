@@ -1,21 +1,27 @@
 """Compression: verbs that make a trained model cheaper, each with a frozen config and a report."""
 
+from sartor.compress.hvt import TokenPoolConfig, pool_tokens_
 from sartor.compress.int8 import (
     Int8DynamicConfig,
     Int8StaticConfig,
     quantize_dynamic,
     quantize_static,
 )
+from sartor.compress.litv2 import HiLoConfig, swap_attention_
 from sartor.compress.prune import PruneConfig, prune_
 from sartor.compress.resize import resize_, shape_plan
 
 __all__ = [
+    "HiLoConfig",
     "Int8DynamicConfig",
     "Int8StaticConfig",
     "PruneConfig",
+    "TokenPoolConfig",
+    "pool_tokens_",
     "prune_",
     "quantize_dynamic",
     "quantize_static",
     "resize_",
     "shape_plan",
+    "swap_attention_",
 ]

@@ -5,8 +5,10 @@ again.
 from sartor.nn.check import check_family
 from sartor.nn.classifier_input import find_classifier, logits_and_features
 from sartor.nn.deepfm import DeepFM
+from sartor.nn.deformable_merging import DeformableTokenMerging
 from sartor.nn.dense_vit import DenseViT, LightHead, dense_tiny_vit, resized
 from sartor.nn.head_attention import AttentiveStudent, HeadAttention
+from sartor.nn.hilo import HiLoAttention
 from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
 from sartor.nn.load import PreferredInput, load_family, preferred_input
 from sartor.nn.multi_head import MultiHeadStudent, multi_level_student
@@ -14,6 +16,7 @@ from sartor.nn.selective_scan import selective_scan
 from sartor.nn.sources import build
 from sartor.nn.ss2d import SS2D
 from sartor.nn.tiny_vit import tiny_vit
+from sartor.nn.token_pool import TokenPool1d
 from sartor.nn.vmrnn import VMRNN, VMRNNMultiScale, forecast_loss
 from sartor.nn.vmrnn_cell import VMRNNCell
 
@@ -23,12 +26,15 @@ __all__ = [
     "AttentiveStudent",
     "DCGANGenerator",
     "DeepFM",
+    "DeformableTokenMerging",
     "DenseViT",
     "HeadAttention",
+    "HiLoAttention",
     "ImageGenerator",
     "LightHead",
     "MultiHeadStudent",
     "PreferredInput",
+    "TokenPool1d",
     "VMRNNCell",
     "VMRNNMultiScale",
     "build",

@@ -28,7 +28,7 @@ __all__ = ["run"]
 
 SEEDS = (0, 1, 2)
 NOISE_SEEDS = 10
-EPOCHS, QUICK_EPOCHS = 10, 1
+EPOCHS, QUICK_EPOCHS = 8, 1
 SIDES, QUICK_SIDES = (14, 28, 56), (14, 28)
 #: the card's rules: shares of the time without and with fused kernel, ratio of shares, accuracy
 UNFUSED, FUSED, SPLIT, LOSS = 0.6, 0.8, 10.0, 0.02
