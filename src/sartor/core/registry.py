@@ -182,6 +182,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.mesa",
     ),
     Method(
+        slug="infobatch",
+        role="train",
+        summary="skip a random half of the samples that are learned already, weight the rest",
+        source="Qin et al., ICLR 2024, arXiv 2303.04947",
+        verb="sartor.train.infobatch_data:prune_data",
+        reproduce="sartor.reproduce.infobatch",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
