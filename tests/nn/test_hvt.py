@@ -179,6 +179,8 @@ def test_bad_inputs() -> None:
     model = timm.create_model("hvt_small_2", **TINY)
     with pytest.raises(DataError, match="images of 32 x 32 and was given"):
         model(torch.zeros(1, 3, 64, 32))
+    with pytest.raises(FamilyError, match="hvt_small_2 has no maps to give"):
+        timm.create_model("hvt_small_2", features_only=True)
     with pytest.raises(FamilyError, match="square images, got an img_size of 64 x 32"):
         HVT(img_size=(64, 32))
     with pytest.raises(FamilyError, match="pools by avg, got 'token'"):

@@ -30,7 +30,7 @@ class Backbone:
         first_conv: dotted name of the convolution that reads the image.
         classifier: dotted name of the layer that gives the logits.
         features: how ``features_only=True`` finds the maps: timm's ``feature_cfg``. By default
-            the model's own ``forward_intermediates`` gives four.
+            the model's own ``forward_intermediates`` gives four; ``None`` where there are no maps.
         official_key: name of a weight in the authors' checkpoints -> its name here, or ``None`` for
             an entry that is not a weight; a name that it does not know it gives back as it is.
     """
@@ -42,7 +42,7 @@ class Backbone:
     fixed_input_size: bool = False
     first_conv: str = "patch_embed.proj"
     classifier: str = "head"
-    features: Mapping[str, Any] = field(
+    features: Mapping[str, Any] | None = field(
         default_factory=lambda: {"feature_cls": "getter", "out_indices": (0, 1, 2, 3)}
     )
     official_key: Callable[[str], str | None] | None = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sartor.core.errors import FamilyError
 from sartor.core.packages import require
 from sartor.core.registry import attribute
 from sartor.nn.backbone import Backbone, official_state
@@ -60,11 +61,16 @@ def _entry_point(backbone: Backbone) -> Callable[..., nn.Module]:
         return adapted
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if kwargs.get("features_only") and backbone.features is None:
+            raise FamilyError(
+                f"{backbone.name} has no maps to give; leave features_only out, or take another "
+                "model."
+            )
         model: nn.Module = require("timm.models").build_model_with_cfg(
             backbone.model,
             backbone.name,
             pretrained,
-            feature_cfg=dict(backbone.features),
+            feature_cfg=dict(backbone.features or {}),
             pretrained_filter_fn=renamed,
             **{**backbone.kwargs, **kwargs},
         )

@@ -245,6 +245,7 @@ def _backbone(name: str, heads: int, pool_every: int | None) -> Backbone:
             "drop_path_rate": 0.1,
         },
         fixed_input_size=True,
+        features=None,
         official_key=key,
     )
 
