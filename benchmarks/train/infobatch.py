@@ -33,7 +33,7 @@ SECONDS, BYTES = 1.0, 200e6
 SAMPLES, EPOCHS = 10_000_000, 10
 BATCHES = (4096, 1024, 256)
 RESULTS = Path(__file__).parents[1] / "results" / "infobatch.json"
-SMALL, WORKERS, LIMIT = 2000, (0, 4), 15.0
+SMALL, WORKERS, LIMIT = 2000, (0, 2), 10.0
 
 
 def peak_bytes() -> int:
@@ -119,7 +119,14 @@ def official(folder: str, workers: int, send: Callable[[Any], None]) -> None:
 
     data = InfoBatch(TensorDataset(torch.arange(SMALL)), EPOCHS)
     taken = 0
-    for _ in DataLoader(data, batch_size=64, sampler=data.sampler, num_workers=workers):
+    context = "fork" if workers else None  # its dataset cannot be sent to spawned workers
+    for _ in DataLoader(
+        data,
+        batch_size=64,
+        sampler=data.sampler,
+        num_workers=workers,
+        multiprocessing_context=context,
+    ):
         taken += 1
         if taken > 10 * SMALL // 64:
             send({"ended": False, "batches": taken})

@@ -16,6 +16,9 @@ from sartor.core.errors import TrainingError
 
 __all__ = ["Draw", "InfoBatchSettings", "draw_epoch", "grouped"]
 
+#: samples that are handled at once where a copy is made
+_CHUNK = 2**18
+
 
 @dataclass(frozen=True, kw_only=True)
 class InfoBatchSettings:
@@ -114,7 +117,7 @@ def grouped(scores: Tensor, settings: InfoBatchSettings) -> Tensor:
         edges = np.quantile(scores.cpu().numpy(), wanted).tolist()
     else:
         # in double precision and by parts: the mean of equal scores is that score, and no copy
-        parts = [part.sum(dtype=torch.float64) for part in scores.split(2**20)]
+        parts = [part.sum(dtype=torch.float64) for part in scores.split(_CHUNK)]
         edges = [float(torch.stack(parts).sum()) / len(scores)]
     groups = torch.zeros(len(scores), dtype=torch.uint8, device=scores.device)
     for edge in edges:
@@ -158,7 +161,9 @@ def _subset(size: int, count: int, generator: torch.Generator) -> Tensor:
     No step knows one member from another, so every subset is as likely as another. A shuffle of all
     members would do the same and take four times as long.
     """
-    chosen = torch.rand(size, generator=generator) < count / size
+    chosen = torch.empty(size, dtype=torch.bool)
+    for part in chosen.split(_CHUNK):  # in parts, as memory that comes and goes in blocks stays
+        part.copy_(torch.rand(len(part), generator=generator) < count / size)
     excess = int(chosen.count_nonzero()) - count
     while excess:
         drawn = torch.randint(size, (abs(excess),), generator=generator).unique()
@@ -172,7 +177,12 @@ def _order(keep: Tensor, generator: torch.Generator) -> Tensor:
     """The positions of what is kept, (N,) -> (K,), shuffled."""
     if bool(keep.all()):
         return _shuffled(len(keep), generator)
-    kept = keep.nonzero().squeeze(1).to(_index_dtype(len(keep)))  # (K,)
+    kept = torch.empty(int(keep.count_nonzero()), dtype=_index_dtype(len(keep)))  # (K,)
+    done = 0
+    for number, part in enumerate(keep.split(_CHUNK)):
+        places = part.nonzero().squeeze(1)
+        kept[done : done + len(places)] = places + number * _CHUNK
+        done += len(places)
     return kept.index_select(0, _shuffled(len(kept), generator))
 
 
