@@ -1,11 +1,11 @@
 """The selective scan in chunks against the sequential loop and against peers.
 
-Claim: forward and backward together, at length 1024, the chunked form is at least 5 times as fast as
-the sequential one, for one sample of 64 to 256 channels with a state of 16. Measured beside it:
+Claim: forward and backward together, at length 1024, the chunked form is at least 5 times as fast
+as the sequential one, for one sample of 64 to 256 channels with a state of 16. Measured beside it:
 the forward pass alone, and other sizes up to that of VMRNN's blocks, where one step of the loop is
-work enough by itself and the gain is smaller. Peers that are installed join: the loop of transformers
-(the one its Mamba models take without kernels) and mambapy's parallel scan. Every round runs all
-forms one after another; what counts is the median of the rounds' ratios. Writes
+work enough by itself and the gain is smaller. Peers that are installed join: the loop that Mamba
+models of transformers run without kernels, and mambapy's parallel scan. Every round runs all forms
+one after another; what counts is the median of the rounds' ratios. Writes
 benchmarks/results/selective_scan.json.
 """
 
