@@ -62,8 +62,11 @@ class SampleScores:
         order, recent = self._order, self._recent
         for indices, losses in zip(order.split(CHUNK), recent.split(CHUNK), strict=True):
             finite = losses.isfinite()  # neither what is to come nor what is in place already
-            if bool(finite.any()):
-                self._put(indices[finite].long(), losses[finite])
+            if not bool(finite.all()):
+                indices, losses = indices[finite], losses[finite]
+            if len(losses):
+                self._values = self._values.to(losses.device)
+                self._values.index_copy_(0, self.samples(indices).long(), losses)
         recent.fill_(torch.nan)
         return self._values
 
