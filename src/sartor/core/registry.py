@@ -132,6 +132,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.cdfkd_mfs",
     ),
     Method(
+        slug="came",
+        role="train",
+        summary="an optimiser like Adam that keeps about half of its state",
+        source="Luo et al., ACL 2023, arXiv 2307.02047",
+        verb="sartor.train.came:CAME",
+        reproduce="sartor.reproduce.came",
+    ),
+    Method(
         slug="cowclip",
         role="train",
         summary="train click-through models at a large batch: clip embedding rows by id counts",
