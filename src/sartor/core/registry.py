@@ -198,6 +198,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.infobatch",
     ),
     Method(
+        slug="low-precision",
+        role="train",
+        summary="train with 8, 4 or fewer bits, natively where possible, emulated elsewhere",
+        source="Hao et al., 2025, arXiv 2505.01043",
+        verb="sartor.train.low_precision:prepare_low_precision_",
+        reproduce="sartor.reproduce.low_precision",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",

@@ -47,7 +47,8 @@ def low_bit_adamw(
         bits: 8, 4 or ``fp8``.
         lr: as in ``torch.optim.AdamW``.
         betas: likewise.
-        eps: likewise.
+        eps: likewise; with FP8 moments take 1e-6: second moments that round to 0 leave it alone
+            below a first moment that does not, and at 1e-8 a training can break.
         weight_decay: likewise.
         compiled: let torchao compile the update: faster on a GPU, a minute before the first step on
             a CPU.
