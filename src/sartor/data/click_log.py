@@ -106,7 +106,7 @@ def draw_click_log(
     Example:
         >>> log = draw_click_log(60_000)
         >>> log.ids.shape, round(log.best_auc, 2)
-        (torch.Size([60000, 8]), 0.77)
+        (torch.Size([60000, 8]), 0.79)
     """
     if not cardinalities:
         raise DataError("A click log needs at least one field; give its number of ids.")
