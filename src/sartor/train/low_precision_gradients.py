@@ -116,8 +116,8 @@ class ErrorFeedback:
         """A communication hook: ``ddp.register_comm_hook(None, feedback.hook)``.
 
         Args:
-            group: of processes; ``None`` for all.
-            bucket: of ``DistributedDataParallel``.
+            group (ProcessGroup): ``None`` for all processes.
+            bucket (GradBucket): of ``DistributedDataParallel``.
         """
         sent = self(f"bucket {bucket.index()}", bucket.buffer())
         sent = sent / torch.distributed.get_world_size(group)
