@@ -43,7 +43,7 @@ class FitSettings:
         costs: what accuracy is weighed against, beside the costs that the budget bounds.
         precision: of training: ``no``, ``bf16`` or ``fp16``.
         save: what every training is to save, any of ``data`` (samples that are learned already),
-            ``memory`` (activations) and ``steps`` (larger batches).
+            ``memory`` (activations) and ``steps`` (larger batches, with Muon).
         seconds: wall time after which nothing new is begun; 0 means no limit.
         seed: of every random choice.
     """
