@@ -102,7 +102,7 @@ def main():
     given = parsed()
     command = [str(Path(sys.executable).with_name("sartor")), "serve", str(given.run)]
     command += ["--slo-ms", str(given.slo_ms), "--port", str(PORT)]
-    command += ["--max-batch", str(max(64, given.images))]
+    command += ["--max-batch", str(max(64, 4 * given.images))]
     environment = {**os.environ, "SARTOR_ADMIN_TOKEN": TOKEN}
     server = subprocess.Popen(command, env=environment)
     try:

@@ -66,6 +66,15 @@ def test_a_run_leaves_a_frontier_a_report_and_points(finished):
     assert {p.name for p in (folder / "points").iterdir()} == {p.id for p in frontier}
 
 
+def test_of_models_that_differ_in_weights_alone_one_is_pruned(finished):
+    _, frontier = finished
+    made = {p.id for p in (*frontier.points, *frontier.others)}
+    joint = {id for id in made if id in ("sn.a0", "sn.a1")}
+    assert joint, "the run made no jointly trained anchor"
+    assert {f"{id}+prune50" for id in joint}.isdisjoint(made)
+    assert {"vit-8+prune50", "vit-16+prune50"} <= made
+
+
 def test_the_frontier_is_not_dominated(finished):
     _, frontier = finished
     flops, accuracy = zip(*[(p.measurement.flops, p.accuracy) for p in frontier], strict=True)

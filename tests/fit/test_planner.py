@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.core import Measurement, Point, Recipe, Step
-from sartor.fit.planner import Scored, helps, judge, promising, variants
+from sartor.fit.planner import Scored, helps, judge, promising, twins, variants
 
 FLOPS = st.integers(1, 10**9)
 SCORES = st.lists(st.tuples(FLOPS, st.integers(0, 100)), min_size=1, max_size=30)
@@ -99,3 +99,11 @@ def test_judge_weighs_every_cost():
     rows = [point("a", 0.8, 10, size=50), point("b", 0.8, 5, size=90)]
     assert [p.status for p in judge(rows, ["latency_ms"])] == ["dominated", "frontier"]
     assert [p.status for p in judge(rows, ["latency_ms", "size_bytes"])] == ["frontier"] * 2
+
+
+def test_models_of_one_shape_are_named_with_the_first_of_them():
+    assert twins({"large": (8, 8), "small": (4,), "joint": (8, 8), "again": (8, 8)}) == {
+        "joint": "large",
+        "again": "large",
+    }
+    assert twins({}) == {}

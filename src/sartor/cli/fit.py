@@ -140,9 +140,9 @@ def fit_command(
 _DEMO = {
     "epochs": 10,
     "routes": 5,
-    "prune_ratios": [0.6],
-    "recovery_epochs": 6,
-    "recovery_lr": 3e-3,
+    "prune_ratios": [0.75],
+    "recovery_epochs": 16,
+    "recovery_lr": 6e-3,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,10 +10,11 @@ from torch import nn
 from sartor.compress.prune import PruneConfig
 from sartor.core import Move
 from sartor.core.registry import attribute, moves
-from sartor.fit.planner import Variant, helps, variants
+from sartor.fit.planner import Variant, helps, twins, variants
 from sartor.fit.progress import Progress
 from sartor.fit.workshop import Workshop
 from sartor.moves.prune import PruneMove
+from sartor.train import tensor_shapes
 
 __all__ = ["Composer"]
 
@@ -34,7 +35,7 @@ class Composer:
 
     def compose(self, scout: str) -> None:
         """Try every move on ``scout``; those that help there on all others; then again on what was
-        pruned.
+        pruned. Of models that differ in their weights alone, the first is pruned.
         """
         state = self.workshop.state
         tried = self._propose([scout])
@@ -46,18 +47,31 @@ class Composer:
             self._learn(variant)
         others = [c for c in state.candidates.values() if c.parent is None and c.id != scout]
         others.sort(key=lambda c: -(c.folder / "model.safetensors").stat().st_size)
-        rest = self._propose([c.id for c in others])
+        rest = self._propose([c.id for c in others], twins(self._shapes(scout)))
         self._apply("moves", rest)
         pruned = [v.id for v in (*tried, *rest) if v.move == "prune" and v.id in state.candidates]
         self._apply("moves on pruned models", self._propose(pruned))
 
-    def _propose(self, ids: Sequence[str]) -> list[Variant]:
+    def _shapes(self, scout: str) -> dict[str, Hashable]:
+        """Shapes of each model's tensors, the scout's first; empty if nothing is trained again."""
+        if not self.workshop.settings.recovery_epochs:
+            return {}
+        made = self.workshop.state.candidates
+        starts = [scout, *(id for id, c in made.items() if c.parent is None and id != scout)]
+        return {id: tensor_shapes(made[id].folder / "model.safetensors") for id in starts}
+
+    def _propose(self, ids: Sequence[str], twin: Mapping[str, str] | None = None) -> list[Variant]:
         settings, target = self.workshop.settings, self.workshop.target
         proposed: list[Variant] = []
         for id in ids:
             applied = self.workshop.state.candidates[id].recipe.moves
             proposed += variants(id, applied, settings.moves, target.runtime, settings.prune_ratios)
-        return [v for v in proposed if _kind(v) not in self.workshop.state.barred]
+        return [
+            v
+            for v in proposed
+            if _kind(v) not in self.workshop.state.barred
+            and not (v.move == "prune" and twin and v.parent in twin)
+        ]
 
     def _apply(self, stage: str, proposed: Sequence[Variant]) -> None:
         self.progress.begin(stage, len(proposed))

@@ -5,13 +5,13 @@ the work.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sartor.core import Point, non_dominated
 from sartor.core.registry import attribute, moves
 
-__all__ = ["Scored", "Variant", "judge", "promising", "variants"]
+__all__ = ["Scored", "Variant", "helps", "judge", "promising", "twins", "variants"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,19 @@ def variants(
         else:
             proposed.append(Variant(id=f"{parent}+{slug}", parent=parent, move=slug))
     return proposed
+
+
+def twins(shapes: Mapping[str, Hashable]) -> dict[str, str]:
+    """Find models of the same shapes: what is cut out of them and trained again comes out alike.
+
+    Args:
+        shapes: of each model's tensors, by its id, the preferred model first.
+
+    Returns:
+        For each model whose shapes an earlier one has, that one's id.
+    """
+    first: dict[Hashable, str] = {}
+    return {id: first[shape] for id, shape in shapes.items() if first.setdefault(shape, id) != id}
 
 
 def helps(child: Mapping[str, float], parent: Mapping[str, float]) -> tuple[bool, str]:

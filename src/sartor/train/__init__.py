@@ -3,7 +3,7 @@
 from sartor.train.came import CAME
 from sartor.train.came_state import optimizer_state_bytes
 from sartor.train.cdfkd_mfs import DataFreeDistiller, DataFreeHistory, distill_data_free
-from sartor.train.checkpoint import load_checkpoint, load_tensors, save_tensors
+from sartor.train.checkpoint import load_checkpoint, load_tensors, save_tensors, tensor_shapes
 from sartor.train.checkpointing import checkpoint_blocks_, repeated_blocks
 from sartor.train.compact_recipe import (
     CompactRecipe,
@@ -150,6 +150,7 @@ __all__ = [
     "stochastic_round_bf16",
     "strong_recipe",
     "sweep_dropout",
+    "tensor_shapes",
     "top_k_gradient",
     "train",
 ]

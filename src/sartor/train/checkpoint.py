@@ -5,7 +5,8 @@ pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from sartor.core.errors import ArtifactError
 from sartor.core.files import atomic_path, read_json, sha256, write_json
 
-__all__ = ["load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors"]
+__all__ = ["load_checkpoint", "load_tensors", "save_checkpoint", "save_tensors", "tensor_shapes"]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -45,11 +46,28 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
+    with _opened(path) as file:
+        tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in sorted(file.keys())}
+        aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        return tensors | {key: tensors[first] for key, first in aliases.items()}
+
+
+def tensor_shapes(path: Path) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the tensors in a safetensors file, whatever their names, in a fixed order; only its
+    header is read.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    with _opened(path) as file:
+        return tuple(sorted(tuple(file.get_slice(key).get_shape()) for key in file.keys()))  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-        return tensors | {key: tensors[first] for key, first in aliases.items()}
+            yield file
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is not a readable safetensors file ({error}); restore it or fit again."
