@@ -152,7 +152,9 @@ def table(rows: dict[str, dict]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     seeds = len(rows["plain"]["runs"])
-    lines.append(f"Plain takes {plain['seconds']:.1f} CPU seconds; {seeds} seeds.")
+    lines.append(
+        f"Plain takes {plain['seconds']:.1f} CPU seconds; {seeds} seed{'s' * (seeds > 1)}."
+    )
     return "\n".join(lines)
 
 
