@@ -206,6 +206,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.low_precision",
     ),
     Method(
+        slug="vmrnn",
+        role="nn",
+        summary="forecast frames with recurrent cells of selective scans, in plain PyTorch",
+        source="Tang, Dong, Tang, Chu, Liang, CVPR 2024 workshops, arXiv 2403.16536",
+        verb="sartor.nn.vmrnn:VMRNN",
+        reproduce="sartor.reproduce.vmrnn",
+    ),
+    Method(
         slug="prune",
         role="compress",
         summary="remove whole heads, channels and hidden units inside blocks",
