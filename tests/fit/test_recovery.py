@@ -1,17 +1,28 @@
 """Recovery: which distiller a changed model learns by, and what the report says of it."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from sartor.core import ArtifactError, Family, Recipe, RecipeError, Target, Task
+from sartor.core import (
+    ArtifactError,
+    Family,
+    Recipe,
+    RecipeError,
+    Target,
+    Task,
+    TrainingError,
+)
+from sartor.data import digits_task
 from sartor.fit import FitSettings
 from sartor.fit.publish import _notes
 from sartor.fit.state import Candidate, RunState
 from sartor.fit.teaching import Teaching
 from sartor.fit.workshop import Workshop
-from sartor.losses import DISTILLERS, make_distiller
+from sartor.losses import DISTILLERS, default_distiller, make_distiller
+from sartor.nn import tiny_vit
 from sartor.train import TrainSettings, distill
 
 
@@ -56,7 +67,7 @@ def test_the_setting_chooses_the_distiller(tmp_path, name: str) -> None:
 
 def test_distillers_differ(tmp_path) -> None:
     made = []
-    for name in DISTILLERS:
+    for name in {*DISTILLERS} - {"manifold"}:  # which reads features that these models lack
         model = net(5)
         workshop(tmp_path, task(), recovery=name).recover("one", model)
         made.append(weights(model)[0])
@@ -75,9 +86,9 @@ def test_without_classes_outputs_are_matched(tmp_path) -> None:
 def test_the_report_says_what_it_cost_and_gained(tmp_path) -> None:
     shop = workshop(tmp_path, task())
     shop.state.recoveries = {
-        "a": {"before": 0.5, "seconds": 2.0, "bridges": []},
-        "b": {"before": 0.7, "seconds": 1.0, "bridges": []},
-        "failed": {"before": 0.1, "seconds": 1.0, "bridges": []},
+        "a": {"distiller": "soft", "before": 0.5, "seconds": 2.0, "bridges": []},
+        "b": {"distiller": "soft", "before": 0.7, "seconds": 1.0, "bridges": []},
+        "failed": {"distiller": "soft", "before": 0.1, "seconds": 1.0, "bridges": []},
     }
     for id, accuracy in (("a", 0.8), ("b", 0.6), ("untouched", 0.9)):
         shop.state.add(
@@ -106,6 +117,26 @@ def test_no_epochs_recover_nothing_and_tell_nothing(tmp_path) -> None:
     shop.recover("one", model)
     assert not model.training and not shop.state.recoveries
     assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(net(5)), strict=True))
+
+
+def test_models_of_one_kind_recover_softly_and_others_by_their_labels_too() -> None:
+    vits = [timm.create_model("test_vit"), timm.create_model("test_vit2")]
+    cnn, mixer = timm.create_model("test_resnet"), timm.create_model("test_mambaout")
+    assert default_distiller(vits[0], vits[1]) == "soft" == default_distiller(cnn, cnn)
+    assert default_distiller(cnn, vits[0]) == "vanilla" == default_distiller(vits[0], mixer)
+    assert FitSettings().recovery == "auto"
+
+
+def test_manifold_pairs_the_blocks_of_timm_models() -> None:
+    student, teacher = tiny_vit(embed_dim=8, depth=2), tiny_vit(embed_dim=16, depth=4)
+    loss = make_distiller("manifold", student, teacher)
+    assert loss.student_taps == ("blocks.0", "blocks.1")
+    assert loss.teacher_taps == ("blocks.0", "blocks.3")
+    data = digits_task()
+    report = distill(student, teacher, data, loss=loss, settings=TrainSettings(epochs=1))
+    assert report.history.losses[0] > 0
+    with pytest.raises(TrainingError, match="does not name its features"):
+        make_distiller("manifold", net(1), teacher)
 
 
 def test_unknown_distillers_are_refused() -> None:

@@ -60,7 +60,9 @@ def fit_command(
     ] = None,
     recovery: Annotated[
         str | None,
-        typer.Option(help="How a changed model learns from the largest: soft, hard, vanilla."),
+        typer.Option(
+            help="How a changed model learns from the largest: auto, soft, hard, vanilla, manifold."
+        ),
     ] = None,
     cost: Annotated[
         str | None,

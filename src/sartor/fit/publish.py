@@ -113,10 +113,9 @@ def _recovered(workshop: Workshop) -> tuple[str, ...]:
         return ()
     gains = {id: state.candidates[id].accuracy - float(r["before"]) for id, r in made.items()}
     seconds = math.fsum(float(r["seconds"]) for r in made.values())
-    known = workshop.task.num_classes is not None
-    name = workshop.settings.recovery if known else "outputs"
+    names = " and ".join(sorted({repr(r["distiller"]) for r in made.values()}))
     total = (
-        f"Recovery {name!r} took {seconds:.1f} s for {len(made)} models and changed their {metric} "
+        f"Recovery {names} took {seconds:.1f} s for {len(made)} models and changed their {metric} "
         f"by {statistics.mean(gains.values()):+.3f} on average (validation data, before it and as "
         "deployed)."
     )

@@ -34,8 +34,8 @@ class FitSettings:
         routes: how many configurations of the stitched net are turned into models of their own, at
             least 1.
         prune_ratios: shares of units to remove, each in (0, 1).
-        recovery: how a changed model learns from the largest anchor, a name in
-            ``sartor.losses.DISTILLERS``: ``soft`` outputs, ``hard`` classes, ``vanilla``. Where
+        recovery: how a changed model learns from the largest anchor: ``auto``, or a name in
+            ``sartor.losses.DISTILLERS``: ``soft``, ``hard``, ``vanilla``, ``manifold``. Where
             there are no classes it is the outputs themselves.
         recovery_epochs: of that training, at least 0.
         recovery_lr: highest learning rate of that training, above 0.
@@ -59,7 +59,7 @@ class FitSettings:
     init_samples: int = 100
     routes: int = 8
     prune_ratios: tuple[float, ...] = (0.25, 0.5)
-    recovery: str = "soft"
+    recovery: str = "auto"
     recovery_epochs: int = 2
     recovery_lr: float = 2e-3
     moves: tuple[str, ...] = ("prune", "int8-dynamic", "int8-static")
@@ -91,7 +91,7 @@ class FitSettings:
             ((self.engine,), ("none", *engines())),
             (self.moves, composable),
             (self.costs, _COSTS),
-            ((self.recovery,), tuple(DISTILLERS)),
+            ((self.recovery,), ("auto", *DISTILLERS)),
             (self.save, SAVINGS),
         ):
             for word in given:

@@ -16,7 +16,13 @@ from sartor.core.errors import TrainingError
 from sartor.fit.processes import is_main, meet
 from sartor.fit.saving import saving_recipe
 from sartor.fit.settings import FitSettings
-from sartor.losses import DistillationLoss, MatchOutputs, distillation_loss, make_distiller
+from sartor.losses import (
+    DistillationLoss,
+    MatchOutputs,
+    default_distiller,
+    distillation_loss,
+    make_distiller,
+)
 from sartor.train import (
     DistillReport,
     TeacherCache,
@@ -118,6 +124,13 @@ class Teaching:
             recipe=saving_recipe(self.settings.save, model),
         )
 
+    def distiller(self, model: nn.Module) -> str:
+        """Name of what a changed model learns by."""
+        if self.task.num_classes is None:
+            return "outputs"
+        asked = self.settings.recovery
+        return default_distiller(model, self.teacher) if asked == "auto" else asked
+
     def _asked(self, inputs: Tensor) -> Tensor:
         with torch.no_grad():
             taught: Tensor = self.teacher(inputs)
@@ -130,6 +143,4 @@ class Teaching:
     def _recovery_loss(self, model: nn.Module) -> DistillationLoss:
         if self.task.num_classes is None:  # no classes to agree on: the outputs are the goal
             return MatchOutputs(self.task.loss, alpha=_OUTPUTS_ALPHA)
-        return make_distiller(
-            self.settings.recovery, model, self.teacher, label_loss=self.task.loss
-        )
+        return make_distiller(self.distiller(model), model, self.teacher, label_loss=self.task.loss)

@@ -156,6 +156,7 @@ class Workshop:
             before = float(self.task.evaluate(model.eval(), self.task.validation))
         report = self.teaching.recover(model)
         self.state.recoveries[id] = {
+            "distiller": self.teaching.distiller(model),
             "before": before,
             "seconds": report.seconds,
             "bridges": list(report.bridges),

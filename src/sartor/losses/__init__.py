@@ -15,7 +15,7 @@ from sartor.losses.manifold_kd import (
     manifold_loss,
     pair_layers,
 )
-from sartor.losses.named import DISTILLERS, make_distiller
+from sartor.losses.named import DISTILLERS, default_distiller, make_distiller
 from sartor.losses.ofa_kd import OfaKD, ofa_loss
 from sartor.losses.patch_tokens import merge_patches, patch_tokens
 from sartor.losses.soft_labels import SoftLabelKD, soft_label_loss
@@ -39,6 +39,7 @@ __all__ = [
     "batch_norm_distance",
     "bce_loss",
     "bkd_loss",
+    "default_distiller",
     "dist_loss",
     "distillation_loss",
     "dkd_loss",
