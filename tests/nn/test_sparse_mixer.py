@@ -18,6 +18,7 @@ from sartor.nn.top_k_router import load_balance_loss
 from sartor.testing import LayerContract
 
 
+@pytest.mark.slow
 class TestBlock(LayerContract):
     def layer(self) -> nn.Module:
         return SparseMixerBlock(6, 8, 8, 16, token_experts=3, channel_experts=2, channel_k=2)

@@ -12,6 +12,7 @@ from sartor.nn.vmrnn_cell import VMRNNCell, VSSBlock, shared_gate
 from sartor.testing import LayerContract
 
 
+@pytest.mark.slow
 class TestBlock(LayerContract):
     def layer(self) -> nn.Module:
         return VSSBlock(8, d_state=4)
