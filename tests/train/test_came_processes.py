@@ -1,44 +1,12 @@
 """Two gloo processes with CAME train as one process with the joined batch does."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import pytest
 import torch
 
-from sartor.train import load_tensors
 
-SCRIPT = str(Path(__file__).with_name("two_processes_came.py"))
-LAUNCH = (
-    *("-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"),
-    *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"),
-)
-
-
-def run(*command):
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_two_processes_equal_one_with_the_joined_batch(tmp_path):
-    run(SCRIPT, str(tmp_path / "one"), "1")
-    run(*LAUNCH, SCRIPT, str(tmp_path / "two"), "2")
-    one = load_tensors(tmp_path / "one.0")
-    first, second = (load_tensors(tmp_path / f"two.{rank}") for rank in (0, 1))
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_joined_batch(one_and_two):
+    one, first, second = one_and_two("two_processes_came.py")
     assert {"0.weight", "0.exp_avg_res_row", "1.exp_avg_sq"} <= set(one)
     for key, value in one.items():
         assert torch.equal(first[key], second[key]), key

@@ -18,7 +18,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sartor.core.errors import DataError
 
-__all__ = ["ImageTensors", "Shuffle", "fit_images", "statistics", "train_loader", "whole_loader"]
+__all__ = [
+    "ImageTensors",
+    "Shuffle",
+    "fit_images",
+    "same_loader",
+    "statistics",
+    "train_loader",
+    "whole_loader",
+]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -117,6 +125,21 @@ def whole_loader(data: Dataset[Batch], *, batch_size: int, workers: int) -> Data
         num_workers=workers,
         collate_fn=_collate(data),
     )
+
+
+def same_loader(loader: DataLoader[Any], **changed: Any) -> DataLoader[Any]:
+    """A loader like another one, but for what is named.
+
+    Args:
+        loader: has a batch size and a sampler.
+        changed: keywords of ``DataLoader``, such as ``dataset``, ``sampler`` or ``batch_size``.
+    """
+    kept = (
+        *("dataset", "batch_size", "sampler", "drop_last", "collate_fn", "num_workers"),
+        *("pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
+        *("prefetch_factor", "persistent_workers"),
+    )
+    return DataLoader(**{**{name: getattr(loader, name) for name in kept}, **changed})
 
 
 def fit_images(images: Tensor, size: tuple[int, ...] | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, default_collate
 
 from sartor.core.errors import DataError
-from sartor.data.memory import Shuffle
+from sartor.data.memory import Shuffle, same_loader
 from sartor.train.infobatch import LossPruningSampler
 from sartor.train.infobatch_draw import InfoBatchSettings
 
@@ -121,21 +121,7 @@ def prune_data(
         rank=rank,
         world_size=world_size,
     )
-    return DataLoader(
-        data,
-        batch_size=loader.batch_size,
-        sampler=sampler,
-        drop_last=loader.drop_last,
-        collate_fn=data.collate,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
+    return same_loader(loader, dataset=data, sampler=sampler, collate_fn=data.collate)
 
 
 def _counts(sampler: Any, count: int) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 from sartor.core.elastic import Elastic
 from sartor.core.errors import NoEffectError, RecipeError, TrainingError
 from sartor.core.packages import require
+from sartor.data.memory import same_loader
 from sartor.train.checkpointing import checkpoint_blocks_, repeated_blocks
 from sartor.train.infobatch import LossPruningSampler
 from sartor.train.infobatch_data import prune_data
@@ -86,7 +86,7 @@ def _batch_factor(recipe: Recipe, setup: Setup) -> None:
             f"{factor} batches of {data.batch_size} are more than the {samples} samples of an "
             f"epoch; take a batch_factor of {samples // data.batch_size} at most."
         )
-    setup.batches = _loader(data, batch_size=size)
+    setup.batches = same_loader(data, batch_size=size)
     growth = factor if recipe.optimizer == "lars" else math.sqrt(factor)
     plain = setup.settings
     setup.settings = replace(
@@ -95,25 +95,6 @@ def _batch_factor(recipe: Recipe, setup: Setup) -> None:
     setup.changes.append(
         f"batches of {size} instead of {data.batch_size}, learning rate {setup.settings.lr:.3g} "
         f"instead of {plain.lr:.3g}, {setup.settings.warmup_epochs:g} epochs of warm-up"
-    )
-
-
-def _loader(loader: DataLoader[Any], *, batch_size: int) -> DataLoader[Any]:
-    """The same data in the same order in batches of another size."""
-    return DataLoader(
-        loader.dataset,
-        batch_size=batch_size,
-        sampler=loader.sampler,
-        drop_last=loader.drop_last,
-        collate_fn=loader.collate_fn,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
     )
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from sartor.core.errors import ArtifactError, TrainingError
 from sartor.core.files import read_json, sha256, write_json
 from sartor.core.modes import eval_mode
+from sartor.data.memory import same_loader
 from sartor.train.checkpoint import load_tensors, save_tensors
 from sartor.train.fixed_view import FixedView
 from sartor.train.logit_rows import LogitFormat
@@ -88,18 +89,7 @@ class TeacherCache:
             DataError: the loader has no numbered items.
         """
         view = self._view(loader)
-        return DataLoader(
-            _Beside(view, self),
-            batch_size=loader.batch_size,
-            sampler=loader.sampler,
-            drop_last=loader.drop_last,
-            num_workers=loader.num_workers,
-            collate_fn=_as_is,
-            pin_memory=loader.pin_memory,
-            worker_init_fn=loader.worker_init_fn,
-            generator=loader.generator,
-            persistent_workers=loader.persistent_workers,
-        )
+        return same_loader(loader, dataset=_Beside(view, self), collate_fn=_as_is)
 
     def check_teacher(
         self, teacher: nn.Module, loader: Any, *, resize: Sequence[int] | None = None
