@@ -1,16 +1,14 @@
 """HVT: a vision transformer whose sequence of tokens is pooled between stages.
 
 Source: Pan, Zhuang, Liu, He, Cai, "Scalable Vision Transformers with Hierarchical Pooling", ICCV
-2021, arXiv 2103.10619; names of the official weights from ziplab/HVT. Blocks and patch embedding
-are timm's. Deviations: blocks between two pools form a stage, which a pool leads into, so that
-models of equal lengths can be stitched; weights of another image size are stretched when they are
-loaded.
+2021, arXiv 2103.10619. Blocks and patch embedding are timm's. Deviations: blocks between two pools
+form a stage, which a pool leads into, so that models of equal lengths can be stitched; weights of
+another image size are stretched when they are loaded.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,9 +18,10 @@ from torch import Tensor, nn
 from sartor.core.errors import DataError, FamilyError
 from sartor.core.packages import require
 from sartor.nn.backbone import Backbone
+from sartor.nn.hvt_keys import official_key
 from sartor.nn.hvt_size import HVTSize
 from sartor.nn.map_positions import resize_positions
-from sartor.nn.pyramid import PyramidStage, drop_path_rates
+from sartor.nn.pyramid_parts import PyramidStage, drop_path_rates
 from sartor.nn.token_pool import TokenPool1d, resize_sequence
 
 __all__ = ["BACKBONES", "HVT", "official_key"]
@@ -191,32 +190,6 @@ class HVT(nn.Module):
             else:
                 adapted[name] = resize_sequence(value, length)
         return adapted
-
-
-def official_key(name: str, *, pool_every: int | None) -> str | None:
-    """Name of an official weight here.
-
-    Args:
-        name: in the authors' checkpoint.
-        pool_every: of the model that it belongs to.
-
-    Example:
-        >>> official_key("blocks.3.pos_embed", pool_every=3)
-        'stages.2.downsample.pos_embed'
-        >>> official_key("blocks.3.mlp.fc1.bias", pool_every=3)
-        'stages.1.blocks.2.mlp.fc1.bias'
-    """
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if not found:
-        return name
-    block, rest = int(found[1]), found[2]
-    if pool_every is None:
-        return f"stages.0.blocks.{block}.{rest}"
-    if rest == "pos_embed":
-        return f"stages.{block // pool_every + 1}.downsample.pos_embed"
-    stage = (block - 1) // pool_every + 1
-    first = (stage - 1) * pool_every + 1 if stage else 0
-    return f"stages.{stage}.blocks.{block - first}.{rest}"
 
 
 def _side(img_size: int | tuple[int, int]) -> int:

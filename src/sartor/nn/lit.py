@@ -1,8 +1,8 @@
 """LIT: a pyramid that has attention in its last two stages alone.
 
 Source: Pan, Zhuang, He, Liu, Cai, "Less is More: Pay Less Attention in Vision Transformers", AAAI
-2022, arXiv 2105.14217; names of the official weights from ziplab/LIT. Deviations: a merging belongs
-to the stage that it leads into, and not to the one before, so that a stage's output is its map;
+2022, arXiv 2105.14217. Deviations: a merging belongs to the stage that it leads into, and not to
+the one before, so that a stage's output is its map;
 weights of another image size are stretched when they are loaded; attention uses torch's fused
 kernel. As in the official code, the layer norm of LIT-Ti's stem has an epsilon of 1e-5 and its
 others 1e-6.
@@ -10,7 +10,6 @@ others 1e-6.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,10 @@ from sartor.core.errors import DataError, FamilyError
 from sartor.core.packages import require
 from sartor.nn.backbone import Backbone
 from sartor.nn.deformable_merging import DeformableTokenMerging
+from sartor.nn.lit_keys import official_key
 from sartor.nn.map_positions import MapPositions, resize_positions
-from sartor.nn.pyramid import (
-    Pyramid,
+from sartor.nn.pyramid import Pyramid
+from sartor.nn.pyramid_parts import (
     PyramidBlock,
     PyramidStage,
     PyramidStem,
@@ -172,34 +172,6 @@ class LIT(Pyramid):
                 extra = own[name].shape[1] - new[0] * new[1]
                 adapted[name] = resize_positions(value, new, prefix=extra)
         return adapted
-
-
-def official_key(name: str) -> str | None:
-    """Name of an official weight here, of LIT-Ti and of the others; computed buffers have none.
-
-    Example:
-        >>> official_key("layers.2.blocks.0.attn.relative_position_bias_table")
-        'stages.2.blocks.0.attn.relative_bias'
-        >>> official_key("patch_embed3.dconv.conv_offset.weight")
-        'stages.2.downsample.offset.weight'
-    """
-    if name.endswith("relative_position_index"):
-        return None
-    if name == "cls_token":
-        return "stages.3.pos_embed.cls_token"
-    name = name.replace("relative_position_bias_table", "relative_bias")
-    name = name.replace("dconv.conv_offset.", "offset.").replace("dconv.", "conv.")
-    name = name.replace("norm_layer.", "norm.")
-    numbered = re.fullmatch(r"(patch_embed|pos_embed|block)(\d)\.?(.*)", name)
-    if numbered:
-        kind, stage, rest = numbered[1], int(numbered[2]) - 1, numbered[3]
-        if kind == "patch_embed":
-            return f"stages.{stage}.downsample.{rest}" if stage else f"patch_embed.{rest}"
-        return f"stages.{stage}.{'pos_embed.weight' if kind == 'pos_embed' else f'blocks.{rest}'}"
-    merge = re.fullmatch(r"layers\.(\d+)\.downsample\.(.+)", name)
-    if merge:
-        return f"stages.{int(merge[1]) + 1}.downsample.{merge[2]}"
-    return re.sub(r"^layers\.", "stages.", name)
 
 
 def _map_sizes(img_size: int | Sequence[int], patch: int, stages: int) -> list[tuple[int, int]]:

@@ -18,8 +18,8 @@ from sartor.nn.backbone import Backbone
 from sartor.nn.conv_ffn import ConvFfn
 from sartor.nn.deformable_merging import DeformableTokenMerging
 from sartor.nn.hilo import HiLoAttention
-from sartor.nn.pyramid import (
-    Pyramid,
+from sartor.nn.pyramid import Pyramid
+from sartor.nn.pyramid_parts import (
     PyramidBlock,
     PyramidStage,
     PyramidStem,
