@@ -182,6 +182,23 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.hvt",
     ),
     Method(
+        slug="ecoformer",
+        role="nn",
+        summary="attention linear in the tokens on learned binary codes of queries and keys",
+        source="Liu, Pan, He, Cai, Zhuang, NeurIPS 2022, arXiv 2209.09004",
+        verb="sartor.compress.ecoformer:hash_attention_",
+        move="sartor.moves.ecoformer:EcoMove",
+        reproduce="sartor.reproduce.ecoformer",
+    ),
+    Method(
+        slug="bamboo",
+        role="nn",
+        summary="deeper and narrower transformers, masked autoencoding, how alike tokens become",
+        source="Xue et al., ICML 2023, arXiv 2205.10505",
+        verb="sartor.nn.bamboo:bamboo",
+        reproduce="sartor.reproduce.bamboo",
+    ),
+    Method(
         slug="mesa",
         role="train",
         summary="train with exact forward passes and 8-bit copies of the activations",
@@ -212,6 +229,14 @@ _BUILT_IN = (
         source="Tang, Dong, Tang, Chu, Liang, CVPR 2024 workshops, arXiv 2403.16536",
         verb="sartor.nn.vmrnn:VMRNN",
         reproduce="sartor.reproduce.vmrnn",
+    ),
+    Method(
+        slug="sparse-mlp",
+        role="nn",
+        summary="send tokens and channels to experts in the last blocks of a Mixer",
+        source="Lou, Xue, Zheng, You, 2021, arXiv 2109.02008",
+        verb="sartor.nn.sparse_mlp:sparse_mlp",
+        reproduce="sartor.reproduce.sparse_mlp",
     ),
     Method(
         slug="prune",
