@@ -11,7 +11,7 @@ from sartor.serve.stance import Stance, most_accurate, settle
 SMALL = Offer(id="small", accuracy=0.8, times=((1, 1.0), (8, 2.0)))
 LARGE = Offer(id="large", accuracy=0.9, times=((1, 4.0), (8, 16.0)))
 MENU = (SMALL, LARGE)
-SETTINGS = PolicySettings(slo_ms=50, max_batch=8)
+SETTINGS = PolicySettings(slo_ms=50, max_batch=8, margin=0.8, busy=0.85, climb=0.7, hold_ms=500.0)
 FACTS = {"settings": SETTINGS}
 
 

@@ -32,10 +32,10 @@ class PolicySettings:
 
     slo_ms: float
     max_batch: int = 64
-    margin: float = 0.8
-    busy: float = 0.85
-    climb: float = 0.7
-    hold_ms: float = 500.0
+    margin: float = 0.75
+    busy: float = 0.95
+    climb: float = 0.85
+    hold_ms: float = 400.0
 
     def __post_init__(self) -> None:
         if not 0 < self.slo_ms < math.inf:
