@@ -11,7 +11,9 @@ from sartor.nn.head_attention import AttentiveStudent, HeadAttention
 from sartor.nn.hilo import HiLoAttention
 from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
 from sartor.nn.load import PreferredInput, load_family, preferred_input
+from sartor.nn.masked_autoencoder import MaskedAutoencoder
 from sartor.nn.multi_head import MultiHeadStudent, multi_level_student
+from sartor.nn.over_smoothing import over_smoothing_report
 from sartor.nn.selective_scan import selective_scan
 from sartor.nn.sources import build
 from sartor.nn.ss2d import SS2D
@@ -32,6 +34,7 @@ __all__ = [
     "HiLoAttention",
     "ImageGenerator",
     "LightHead",
+    "MaskedAutoencoder",
     "MultiHeadStudent",
     "PreferredInput",
     "TokenPool1d",
@@ -45,6 +48,7 @@ __all__ = [
     "load_family",
     "logits_and_features",
     "multi_level_student",
+    "over_smoothing_report",
     "preferred_input",
     "resized",
     "selective_scan",
