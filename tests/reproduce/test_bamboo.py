@@ -62,11 +62,11 @@ def test_the_cards_figures_pass() -> None:
     ("changed", "asked"),
     [
         ({"layers": layers(0.99)}, "centred cosine"),
-        ({"surgery": (0.6, 0.7, 0.69, 0.9)}, "smallest rise"),
+        ({"surgery": (0.6, 0.9, 0.6, 0.9)}, "smallest rise"),
     ],
 )
 def test_each_rule_can_fail(changed: dict, asked: str) -> None:
-    """One seed that fails is enough."""
+    """One seed that fails is enough, but for the mean of the control."""
     key = (DEEP.name, TUNED)
     worse = {**CARD, key: replace(CARD[key], **changed)}
     failed = [c.asked for c in judge([CARD, worse]) if c.decides and not c.passed]
@@ -76,7 +76,7 @@ def test_each_rule_can_fail(changed: dict, asked: str) -> None:
 def test_uniform_attention_is_uniform_inside_alone() -> None:
     model = DEEP.make(0).eval()
     images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    tokens = torch.randn(2, 17, 48, generator=torch.Generator().manual_seed(1))
+    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(1))
     last, first = model.blocks[-1].attn, model.blocks[0].attn
     with torch.no_grad():
         before, kept = model(images), first(tokens)
@@ -84,13 +84,13 @@ def test_uniform_attention_is_uniform_inside_alone() -> None:
             mixed = last(tokens)
             assert torch.equal(first(tokens), kept)
         assert torch.allclose(mixed, mixed[:, :1].expand_as(mixed), atol=1e-6)
-        values = last.qkv(tokens)[..., 2 * 48 :].mean(dim=1)
+        values = last.qkv(tokens)[..., 2 * 32 :].mean(dim=1)
         assert torch.allclose(mixed[:, 0], last.proj(values), atol=1e-6)
         assert torch.equal(model(images), before)
 
 
 def test_both_nets_have_one_budget() -> None:
-    assert DEEP.depth * DEEP.embed_dim**2 == WIDE.depth * WIDE.embed_dim**2 == 27_648
+    assert DEEP.depth * DEEP.embed_dim**2 == WIDE.depth * WIDE.embed_dim**2 == 8_192
 
 
 @pytest.mark.slow
