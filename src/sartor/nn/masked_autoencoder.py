@@ -2,7 +2,7 @@
 
 Source: He, Chen, Xie, Li, Dollar, Girshick, "Masked Autoencoders Are Scalable Vision Learners",
 CVPR 2022, arXiv 2111.06377, the objective that Xue et al., arXiv 2205.10505, study with deeper and
-narrower encoders. The variance of a patch is the unbiased one, as in the authors' code. Deviations:
+narrower encoders. Deviations:
 fixed positions of the decoder are timm's, whose channels have another order; an encoder that
 normalises its mean token normalises each token with the same weights here, so that these are
 trained too.
@@ -15,21 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sartor.core.errors import FamilyError, TrainingError
+from sartor.core.errors import DataError, FamilyError
 from sartor.core.packages import require
+from sartor.nn.masked_patches import masked_loss, normalised_patches, patchify, random_mask
 
 __all__ = [
     "MaskedAutoencoder",
     "MaskedOutput",
-    "masked_loss",
-    "normalised_patches",
-    "patchify",
-    "random_mask",
-    "unpatchify",
 ]
 
-#: added to the variance of a patch
-EPS = 1e-6
 _PARTS = ("patch_embed", "_pos_embed", "norm_pre", "blocks", "norm", "fc_norm")
 
 
@@ -45,65 +39,6 @@ class MaskedOutput(NamedTuple):
     loss: Tensor
     pred: Tensor
     mask: Tensor
-
-
-def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images (B, C, H, W) into patches (B, N, p * p * C), row by row, channels last.
-
-    Raises:
-        TrainingError: the patches do not divide the image.
-
-    Example:
-        >>> patchify(torch.arange(16.0).view(1, 1, 4, 4), 2)[0, 1]
-        tensor([2., 3., 6., 7.])
-    """
-    height, width = images.shape[-2:]
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise TrainingError(
-            f"Patches of {patch_size} do not divide images of {height} x {width}; resize the "
-            "images or take other patches."
-        )
-    p = patch_size
-    grid = images.unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, C, h, p, w, p)
-    return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-
-def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of :func:`patchify`: (B, h * w, p * p * C) -> (B, C, h * p, w * p)."""
-    p = patch_size
-    x = patches.unflatten(2, (p, p, -1)).unflatten(1, grid)  # (B, h, w, p, p, C)
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-
-
-def normalised_patches(patches: Tensor) -> Tensor:
-    """Each patch (..., P) minus its mean, over the root of its unbiased variance plus 1e-6."""
-    variance = patches.var(dim=-1, keepdim=True)
-    return (patches - patches.mean(dim=-1, keepdim=True)) / (variance + EPS).sqrt()
-
-
-def random_mask(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which patches are seen: those with the least noise.
-
-    Args:
-        noise: (B, N).
-        keep: patches that are seen, from 1 to N - 1.
-
-    Returns:
-        Indices of those that are seen (B, keep), the order that undoes the shuffle (B, N), and the
-        mask (B, N) of the hidden ones.
-
-    Example:
-        >>> random_mask(torch.tensor([[0.9, 0.1, 0.5]]), 1)
-        (tensor([[1]]), tensor([[2, 0, 1]]), tensor([[1., 0., 1.]]))
-    """
-    shuffle = noise.argsort(dim=1)
-    restore = shuffle.argsort(dim=1)
-    return shuffle[:, :keep], restore, (restore >= keep).to(noise.dtype)
-
-
-def masked_loss(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Squared error of patches (B, N, P), meaned over those whose mask (B, N) is 1."""
-    return ((pred - target).square().mean(dim=-1) * mask).sum() / mask.sum()
 
 
 class MaskedAutoencoder(nn.Module):
@@ -190,7 +125,11 @@ class MaskedAutoencoder(nn.Module):
         Args:
             images: (B, C, H, W).
             noise: (B, N), whose smallest are seen; ``None`` for uniform noise of torch's generator.
+
+        Raises:
+            DataError: the images or the noise have another size than the encoder's.
         """
+        self._check(images, noise)
         if noise is None:
             noise = torch.rand(images.shape[0], self.grid[0] * self.grid[1], device=images.device)
         kept, restore, mask = random_mask(noise, self.keep)
@@ -199,6 +138,19 @@ class MaskedAutoencoder(nn.Module):
         if self.norm_pix_loss:
             target = normalised_patches(target)
         return MaskedOutput(masked_loss(pred, target, mask), pred, mask)
+
+    def _check(self, images: Tensor, noise: Tensor | None) -> None:
+        size, count = tuple(self.patch_size * n for n in self.grid), self.grid[0] * self.grid[1]
+        if images.ndim != 4 or tuple(images.shape[-2:]) != size:
+            raise DataError(
+                f"This masked autoencoder takes images (B, C, {size[0]}, {size[1]}) and was given "
+                f"{tuple(images.shape)}; resize them, or make the encoder with that img_size."
+            )
+        if noise is not None and tuple(noise.shape) != (len(images), count):
+            raise DataError(
+                f"The noise has one number for each of {len(images)} x {count} patches, got "
+                f"{tuple(noise.shape)}."
+            )
 
     def encode(self, images: Tensor, kept: Tensor) -> Tensor:
         """Normalised tokens (B, prefix + keep, D) of the patches at ``kept`` (B, keep)."""
