@@ -1,5 +1,6 @@
 """Compression: verbs that make a trained model cheaper, each with a frozen config and a report."""
 
+from sartor.compress.ecoformer import EcoConfig, hash_attention_
 from sartor.compress.hvt import TokenPoolConfig, pool_tokens_
 from sartor.compress.int8 import (
     Int8DynamicConfig,
@@ -12,11 +13,13 @@ from sartor.compress.prune import PruneConfig, prune_
 from sartor.compress.resize import resize_, shape_plan
 
 __all__ = [
+    "EcoConfig",
     "HiLoConfig",
     "Int8DynamicConfig",
     "Int8StaticConfig",
     "PruneConfig",
     "TokenPoolConfig",
+    "hash_attention_",
     "pool_tokens_",
     "prune_",
     "quantize_dynamic",

@@ -7,6 +7,7 @@ from sartor.nn.classifier_input import find_classifier, logits_and_features
 from sartor.nn.deepfm import DeepFM
 from sartor.nn.deformable_merging import DeformableTokenMerging
 from sartor.nn.dense_vit import DenseViT, LightHead, dense_tiny_vit, resized
+from sartor.nn.eco_attention import EcoAttention
 from sartor.nn.head_attention import AttentiveStudent, HeadAttention
 from sartor.nn.hilo import HiLoAttention
 from sartor.nn.image_generators import DCGANGenerator, ImageGenerator
@@ -30,6 +31,7 @@ __all__ = [
     "DeepFM",
     "DeformableTokenMerging",
     "DenseViT",
+    "EcoAttention",
     "HeadAttention",
     "HiLoAttention",
     "ImageGenerator",

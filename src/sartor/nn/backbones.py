@@ -26,6 +26,7 @@ __all__ = ["BACKBONES", "default_cfgs"]
 #: where the records are, in the order in which they are listed
 _TABLES = (
     "sartor.nn.bamboo:BACKBONES",
+    "sartor.nn.ecoformer:BACKBONES",
     "sartor.nn.hvt:BACKBONES",
     "sartor.nn.lit:BACKBONES",
     "sartor.nn.litv2:BACKBONES",
