@@ -128,6 +128,7 @@ def judge(results: Sequence[Results]) -> tuple[Check, ...]:
             decides=False,
         ),
         *(_depth(results, way) for way in (TUNED, PLAIN)),
+        *(_pretrained(results, way) for way in (PLAIN, LONGER)),
     )
 
 
@@ -135,6 +136,15 @@ def _depth(results: Sequence[Results], way: str) -> Check:
     return Check(
         asked=f"accuracy {way}, deep against wide, mean",
         measured=_accuracy(results, DEEP, way) - _accuracy(results, WIDE, way),
+        limit=0,
+        decides=False,
+    )
+
+
+def _pretrained(results: Sequence[Results], way: str) -> Check:
+    return Check(
+        asked=f"accuracy of the deep net, masked and fine-tuned over {way}, mean",
+        measured=_accuracy(results, DEEP, TUNED) - _accuracy(results, DEEP, way),
         limit=0,
         decides=False,
     )
@@ -203,6 +213,10 @@ def _notes(schedule: Schedule) -> tuple[str, ...]:
         "of a masked autoencoder large; subtracting the mean feature is our addition.",
         f"The planner gives {base.depth} x {base.embed_dim} for the base level; that the paper "
         "means this size could not be confirmed.",
+        "Where all cosines are near 0, no net is over-smoothed, and a difference tells how far "
+        "training on labels has come rather than which objective smooths. One longer run on "
+        "CIFAR-10, "
+        "with one seed, had 0.65 after fine-tuning and 0.67 supervised, at equal accuracy.",
         "The accuracies on ImageNet, GLUE and the advantage of depth after long pretraining cannot "
         "be shown at this scale.",
     )

@@ -94,7 +94,7 @@ class Trained:
         way: of training.
         layers: of its blocks, on validation images.
         accuracy: on the validation split; NaN for one that was not taught to classify.
-        seconds: of processor time, that of the masked training before not counted again.
+        seconds: of processor time; those of fine-tuning include the masked training before.
         surgery: last layer's cosine with uniform attention in 0, 2, 4 and 8 blocks; for the deep
             nets that classify.
     """
@@ -134,8 +134,7 @@ def train_all(seed: int, schedule: Schedule) -> Mapping[tuple[str, str], Trained
     images = torch.cat([batch[0] for batch in task.validation])[:IMAGES]
     results: dict[tuple[str, str], Trained] = {}
 
-    def keep(net: Net, way: str, model: nn.Module, began: float, classifies: bool = True) -> None:
-        seconds = time.process_time() - began
+    def keep(net: Net, way: str, model: nn.Module, seconds: float, classifies: bool = True) -> None:
         results[net.name, way] = Trained(
             net=net,
             way=way,
@@ -147,34 +146,37 @@ def train_all(seed: int, schedule: Schedule) -> Mapping[tuple[str, str], Trained
 
     for net in (DEEP, WIDE):
         model = net.make(seed)
-        keep(net, "none", model, time.process_time(), classifies=False)
-        began = time.process_time()
-        _pretrain(model, task, seed, schedule.masked)
-        keep(net, "masked", model, began, classifies=False)
-        began = time.process_time()
-        _classify(model, task, seed, schedule.fine_tuning)
-        keep(net, "fine-tuned", model, began)
+        keep(net, "none", model, 0.0, classifies=False)
+        seconds = _pretrain(model, task, seed, schedule.masked)
+        keep(net, "masked", model, seconds, classifies=False)
+        seconds += _classify(model, task, seed, schedule.fine_tuning)
+        keep(net, "fine-tuned", model, seconds)
         lengths = {"supervised": schedule.fine_tuning, "supervised, longer": schedule.longer}
         for way, epochs in lengths.items():
             if net == DEEP or epochs == schedule.fine_tuning:
-                began, model = time.process_time(), net.make(seed)
-                _classify(model, task, seed, epochs)
-                keep(net, way, model, began)
+                model = net.make(seed)
+                keep(net, way, model, _classify(model, task, seed, epochs))
     return results
 
 
-def _pretrain(encoder: nn.Module, task: Task, seed: int, epochs: int) -> None:
+def _pretrain(encoder: nn.Module, task: Task, seed: int, epochs: int) -> float:
+    """Train to fill in masked patches; seconds of processor time."""
     with seeded(seed):
         model = MaskedAutoencoder(
             encoder, mask_ratio=MASK_RATIO, decoder_dim=32, decoder_depth=1, decoder_heads=2
         )
     settings = TrainSettings(epochs=epochs, lr=LR, warmup_epochs=1, seed=seed)
+    began = time.process_time()
     train(model, task.train, lambda m, x, _y: m(x).loss, settings)
+    return time.process_time() - began
 
 
-def _classify(model: nn.Module, task: Task, seed: int, epochs: int) -> None:
+def _classify(model: nn.Module, task: Task, seed: int, epochs: int) -> float:
+    """Train on labels; seconds of processor time."""
     settings = TrainSettings(epochs=epochs, lr=LR, warmup_epochs=1, seed=seed)
+    began = time.process_time()
     train(model, task.train, lambda m, x, y: F.cross_entropy(m(x), y), settings)
+    return time.process_time() - began
 
 
 def _surgery(model: nn.Module, images: Tensor) -> tuple[float, ...]:
