@@ -192,6 +192,7 @@ def test_folding_twice_is_refused() -> None:
         fold(folded, IMAGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_folded_net_exports_with_equal_numbers(format: str, tmp_path: Path) -> None:
     with seeded(0):

@@ -30,6 +30,8 @@ _TABLES = (
     "sartor.nn.hvt:BACKBONES",
     "sartor.nn.lit:BACKBONES",
     "sartor.nn.litv2:BACKBONES",
+    "sartor.nn.meta_pooling:BACKBONES",
+    "sartor.nn.rf_resnet:BACKBONES",
     "sartor.nn.sparse_mlp:BACKBONES",
 )
 

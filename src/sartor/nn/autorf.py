@@ -1,0 +1,154 @@
+"""AutoRF: cells of pooling that widen the receptive field of residual blocks.
+
+Source: Dong, Niu, Wei, Pan, Li, Huang, AutoRF: Auto Learning Receptive Fields with Spatial Pooling,
+    MultiMedia Modeling 2023. Deviations: a node sums its edges, as in the search; the released
+    code's nets, which read their edges otherwise, are ``semantics="released"``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.core.errors import FamilyError, NoEffectError
+from sartor.nn.rf_genotype import Genotype, genotype_named
+from sartor.nn.rf_ops import make_operation
+
+__all__ = ["ChannelGate", "RFCell", "insert_rf_cells", "residual_blocks"]
+
+SEMANTICS = ("node-sum", "released")
+
+
+class ChannelGate(nn.Module):
+    """Squeeze and excitation without biases.
+
+    Args:
+        channels: C.
+        reduction: of the hidden channels.
+    """
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.expand = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        hidden = self.squeeze(x.mean((2, 3), keepdim=True)).relu()
+        return x * self.expand(hidden).sigmoid()
+
+
+class RFCell(nn.Module):
+    """A quarter of the channels goes through the nodes of a genotype, comes back, is added, and
+    channels are gated.
+
+    Args:
+        channels: C, a multiple of 16.
+        genotype: or the name of a published one.
+        reduction: of the gate, 1 to C.
+        se: whether there is a gate.
+        semantics: ``node-sum``, where a node is the sum of its edges, or ``released``, where every
+            edge is a state of its own, edges count those states, and the last three are read.
+
+    Raises:
+        FamilyError: a number or ``semantics`` is out of range.
+        RecipeError: there is no such genotype.
+
+    Example:
+        >>> RFCell(16, "P1")(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        genotype: Genotype | str = "P1",
+        *,
+        reduction: int = 4,
+        se: bool = True,
+        semantics: str = "node-sum",
+    ) -> None:
+        super().__init__()
+        if channels % 16 or channels < 16 or not 1 <= reduction <= channels:
+            raise FamilyError(
+                "A cell needs a multiple of 16 channels and a reduction of 1 to their number, got "
+                f"{channels} and {reduction}."
+            )
+        if semantics not in SEMANTICS:
+            raise FamilyError(f"A cell is read as {' or '.join(SEMANTICS)}, got {semantics!r}.")
+        found = genotype_named(genotype) if isinstance(genotype, str) else genotype
+        self.genotype, self.semantics, inner = found, semantics, channels // 4
+        self.squeeze = nn.Conv2d(channels, inner, 1, bias=False)
+        self.operations = nn.ModuleList(
+            make_operation(name, inner) for edges in found.nodes for name, _ in edges
+        )
+        self.expand = nn.Conv2d(inner * len(found.nodes), channels, 1, bias=False)
+        self.gate = ChannelGate(channels, reduction) if se else nn.Identity()
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        """What the last nodes give: three maps (B, C / 4, H, W), or as many as there are nodes."""
+        states, operations = [self.squeeze(x)], iter(self.operations)
+        for edges in self.genotype.nodes:
+            outputs = [next(operations)(states[source]) for _, source in edges]
+            if self.semantics == "released":
+                states += outputs
+                continue
+            total = outputs[0]
+            for output in outputs[1:]:
+                total = total + output
+            states.append(total)
+        return states[-len(self.genotype.nodes) :]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        outputs: Tensor = self.gate(self.expand(torch.cat(self.states(x), dim=1)) + x)
+        return outputs
+
+
+def residual_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Residual blocks of timm's ResNets by dotted name."""
+    kinds = ("BasicBlock", "Bottleneck")
+    found = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds}
+    return {name: block for name, block in found.items() if hasattr(block, "se")}
+
+
+def insert_rf_cells(
+    model: nn.Module,
+    genotype: Genotype | str = "P1",
+    *,
+    stages: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Give a copy of a ResNet of timm a cell in each block, after the last norm and before the sum.
+
+    Args:
+        model: with ``BasicBlock`` or ``Bottleneck`` blocks.
+        genotype: or the name of a published one.
+        stages: which stages, from 1; ``None`` for all.
+        **kwargs: of :class:`RFCell`.
+
+    Raises:
+        NoEffectError: there is no such block.
+        FamilyError: a block has an attention already, or its channels are no multiple of 16.
+    """
+    made, inserted = copy.deepcopy(model), 0
+    for name, block in residual_blocks(made).items():
+        if stages is not None and name.split(".")[0] not in {f"layer{s}" for s in stages}:
+            continue
+        if block.se is not None:
+            raise FamilyError(
+                f"The block {name!r} has an attention already; take a ResNet without one."
+            )
+        norm: Any = getattr(block, "bn3", None) or block.bn2
+        cell = RFCell(norm.num_features, genotype, **kwargs).to(norm.weight.device)
+        block.se = cell.train(block.training)
+        inserted += 1
+    if not inserted:
+        raise NoEffectError(
+            "No residual block of timm's ResNets is in these stages; they count from 1."
+        )
+    return made
