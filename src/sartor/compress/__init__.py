@@ -11,6 +11,8 @@ from sartor.compress.int8 import (
 from sartor.compress.litv2 import HiLoConfig, swap_attention_
 from sartor.compress.prune import PruneConfig, prune_
 from sartor.compress.resize import resize_, shape_plan
+from sartor.compress.spvit import SPViTConfig, prune_attention_
+from sartor.compress.spvit_search import SinglePathSearch
 
 __all__ = [
     "EcoConfig",
@@ -18,10 +20,13 @@ __all__ = [
     "Int8DynamicConfig",
     "Int8StaticConfig",
     "PruneConfig",
+    "SPViTConfig",
+    "SinglePathSearch",
     "TokenPoolConfig",
     "hash_attention_",
     "pool_tokens_",
     "prune_",
+    "prune_attention_",
     "quantize_dynamic",
     "quantize_static",
     "resize_",

@@ -247,6 +247,15 @@ _BUILT_IN = (
         move="sartor.moves.prune:PruneMove",
     ),
     Method(
+        slug="spvit",
+        role="compress",
+        summary="search which attention can become a convolution and which hidden units can go",
+        source="He, Cai, Liu, Pan, Zhang, Tao, Zhuang, TPAMI 2024, arXiv 2111.11802",
+        verb="sartor.compress.spvit:prune_attention_",
+        move="sartor.moves.spvit:SPViTMove",
+        reproduce="sartor.reproduce.spvit",
+    ),
+    Method(
         slug="int8-dynamic",
         role="compress",
         summary="8-bit weights and, at run time, 8-bit activations, in ONNX Runtime",

@@ -33,6 +33,7 @@ _TABLES = (
     "sartor.nn.meta_pooling:BACKBONES",
     "sartor.nn.rf_resnet:BACKBONES",
     "sartor.nn.sparse_mlp:BACKBONES",
+    "sartor.nn.spvit:BACKBONES",
 )
 
 #: every backbone of sartor's, by its name in timm

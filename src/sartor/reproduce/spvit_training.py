@@ -1,0 +1,145 @@
+"""What SPViT's evidence trains: a small transformer on digits, searched, and its rivals."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sartor.compress.spvit import SPViTConfig, compact_, estimate_norms_, search_
+from sartor.compress.spvit_search import Architecture, SinglePathSearch, cost_bounds
+from sartor.core import Task
+from sartor.core.modes import eval_mode
+from sartor.core.packages import require
+from sartor.data import digits_task
+from sartor.nn.sources import seeded
+from sartor.train import TrainSettings, train
+
+__all__ = ["Outcome", "outcome", "shuffled"]
+
+LR, TUNE_LR, DRAWS, RATIO = 2e-3, 1e-3, 2, 0.6
+CONFIG = SPViTConfig(ratio=RATIO, arch_lr=2e-2, lam_rel=60.0, lr=5e-4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One seed.
+
+    Attributes:
+        architecture: that the search found.
+        gates: multiply-adds that the gates alone chose, as a share of the whole model's.
+        realised: the same after the cut between hidden units was moved to meet the target.
+        free: the same of a search without penalty.
+        difference: of the outputs of the searched and the derived net, relative to the largest.
+        accuracies: of the model before, and after further training of the dense, the searched and
+            the random nets.
+        random_macs: shares of the random nets.
+    """
+
+    architecture: Architecture
+    gates: float
+    realised: float
+    free: float
+    difference: float
+    before: float
+    dense: float
+    searched: float
+    random: tuple[float, ...]
+    random_macs: tuple[float, ...]
+
+
+def outcome(seed: int, *, epochs: int, steps: int, tune_epochs: int) -> Outcome:
+    """Train, search, derive, train further; and the same for random architectures."""
+    task = digits_task(batch_size=64, seed=seed, noise=0.3)
+    with seeded(seed):
+        dense: nn.Module = require("timm.models.vision_transformer").VisionTransformer(
+            img_size=8,
+            patch_size=2,
+            in_chans=1,
+            num_classes=10,
+            embed_dim=48,
+            depth=4,
+            num_heads=3,
+            class_token=False,
+            global_pool="avg",
+        )
+    _train(dense, task, seed, epochs, LR)
+    pairs, images = list(task.train), task.batch(256)
+    free = _searched(dense, pairs, seed, max(1, steps // 3), lam_rel=0.0)
+    search = _searched(dense, pairs, seed, steps, lam_rel=CONFIG.lam_rel)
+    gates = search.macs().item()
+    found = search.meet_target_()
+    whole = search.dense_macs
+
+    def tuned(net: nn.Module) -> float:
+        _train(net, task, seed, tune_epochs, TUNE_LR)
+        return task.evaluate(net, task.validation)
+
+    def derived(architecture: Architecture) -> nn.Module:
+        net = compact_(copy.deepcopy(dense), architecture, alpha=CONFIG.alpha)
+        estimate_norms_(net, images)
+        return net
+
+    draws = [shuffled(found, 192, seed=seed * DRAWS + i) for i in range(DRAWS)]
+    return Outcome(
+        architecture=found,
+        gates=gates / whole,
+        realised=search.macs().item() / whole,
+        free=free.macs().item() / whole,
+        difference=_difference(search, found, images),
+        before=task.evaluate(dense, task.validation),
+        dense=tuned(copy.deepcopy(dense)),
+        searched=tuned(derived(found)),
+        random=tuple(tuned(derived(draw)) for draw in draws),
+        random_macs=tuple(_macs(search, draw) / whole for draw in draws),
+    )
+
+
+def _searched(
+    dense: nn.Module, pairs: list[tuple[Tensor, Tensor]], seed: int, steps: int, *, lam_rel: float
+) -> SinglePathSearch:
+    target = CONFIG.ratio * cost_bounds(dense)[1]
+    config = SPViTConfig(steps=steps, lr=CONFIG.lr, arch_lr=CONFIG.arch_lr, seed=seed)
+    search = SinglePathSearch(copy.deepcopy(dense), target, lam_rel=lam_rel, alpha=CONFIG.alpha)
+    search_(search, pairs, lambda m, x, y: F.cross_entropy(m(x), y), config)
+    return search
+
+
+def _train(net: nn.Module, task: Task, seed: int, epochs: int, lr: float) -> None:
+    settings = TrainSettings(epochs=epochs, lr=lr, warmup_epochs=1, seed=seed)
+    train(net, task.train, lambda m, x, y: F.cross_entropy(m(x), y), settings)
+
+
+@torch.no_grad()
+def _difference(search: SinglePathSearch, found: Architecture, images: Tensor) -> float:
+    net = compact_(copy.deepcopy(search.model), found)
+    with eval_mode(search, net):
+        one, two = search(images), net(images)
+    return float((one - two).abs().max() / one.abs().max())
+
+
+def _macs(search: SinglePathSearch, architecture: Architecture) -> float:
+    other = copy.deepcopy(search)
+    other.choose(architecture)
+    return other.macs().item()
+
+
+def shuffled(architecture: Architecture, width: int, *, seed: int) -> Architecture:
+    """As many of each kind and as many units in all, at random places.
+
+    Args:
+        architecture: of the search.
+        width: hidden units of a block.
+        seed: of the draw.
+    """
+    draw = random.Random(seed)
+    kinds, depth = list(architecture.kinds), len(architecture.kinds)
+    draw.shuffle(kinds)
+    total = sum(len(units) for units in architecture.units)
+    chosen = sorted(draw.sample(range(depth * width), total))
+    units = tuple(tuple(c % width for c in chosen if c // width == i) for i in range(depth))
+    return Architecture(kinds=tuple(kinds), units=units)
