@@ -182,6 +182,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.hvt",
     ),
     Method(
+        slug="meta-pooling",
+        role="nn",
+        summary="each block of a light network chooses a pooling, and so its receptive field",
+        source="Dong et al., ICASSP 2023, arXiv 2301.10038",
+        verb="sartor.nn.meta_pooling:insert_meta_pooling",
+        reproduce="sartor.reproduce.meta_pooling",
+    ),
+    Method(
         slug="ecoformer",
         role="nn",
         summary="attention linear in the tokens on learned binary codes of queries and keys",
