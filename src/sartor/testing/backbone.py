@@ -6,11 +6,13 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from sartor.core import Member
 from sartor.core.modes import eval_mode
+from sartor.export import FORMATS
 from sartor.nn.from_timm import create_timm, registry
 from sartor.stitch.discovery import find_anchor
 from sartor.testing.layer import LayerContract
@@ -53,6 +55,12 @@ class BackboneContract(LayerContract, ABC):
     def output_shape(self) -> tuple[int, ...]:
         """Logits (B, K)."""
         return (2, _CLASSES)
+
+    @pytest.mark.slow  # the suites of its layers export each operator in a second
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_exports_with_equal_numbers(self, format: str) -> None:
+        """The written file gives the eager outputs, or the format is listed with the reason."""
+        super().test_exports_with_equal_numbers(format)
 
     def test_timm_lists_it(self) -> None:
         """The name is found by wildcard, and described."""
