@@ -201,9 +201,7 @@ def test_budgeted_costs_are_weighed(tmp_path):
 
 
 def test_a_seconds_limit_still_ends_in_a_frontier(tmp_path):
-    settings = FitSettings(
-        **{**tiny.SETTINGS.to_dict(), "seconds": 0.001, "moves": ("prune",)}
-    )
+    settings = FitSettings(**{**tiny.SETTINGS.to_dict(), "seconds": 0.001, "moves": ("prune",)})
     frontier = tiny.run(tmp_path / "run", settings=settings)
     assert frontier.complete and len(frontier) >= 1
     assert not any("prune" in p.recipe.moves for p in (*frontier.points, *frontier.others))

@@ -110,7 +110,9 @@ class PMPL:
         return made
 
     def export(self) -> dict[str, tuple[str, ...]]:
-        """Dotted name of each block -> its poolings; for :func:`~sartor.nn.meta_pooling.apply_choices`."""
+        """Dotted name of each block -> its poolings; for
+        :func:`~sartor.nn.meta_pooling.apply_choices`.
+        """
         return {name: layer.choice for name, layer in meta_poolings(self.model).items()}
 
 
