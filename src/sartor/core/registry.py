@@ -182,6 +182,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.hvt",
     ),
     Method(
+        slug="ghostnetv3",
+        role="nn",
+        summary="branches for training that fold into the plain convolution",
+        source="Liu et al., 2024, arXiv 2404.11202",
+        verb="sartor.nn.ghostnetv3:expand_for_training",
+        reproduce="sartor.reproduce.ghostnetv3",
+    ),
+    Method(
         slug="meta-pooling",
         role="nn",
         summary="each block of a light network chooses a pooling, and so its receptive field",
