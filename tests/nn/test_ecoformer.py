@@ -17,7 +17,13 @@ TINY = {"embed_dims": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 
 
 class TestEcoFormer(BackboneContract):
     name = "ecoformer_pvt_v2_b0"
-    kwargs: ClassVar = {**TINY, "drop_path_rate": 0.0, "num_bits": 4, "mlp_ratios": (1, 1, 1, 1)}
+    kwargs: ClassVar = {
+        **TINY,
+        "drop_path_rate": 0.0,
+        "num_bits": 4,
+        "eco_stages": (0,),
+        "mlp_ratios": (1, 1, 1, 1),
+    }
     has_blocks = False  # blocks of timm's PVTv2 are called with the size of their map
 
 
