@@ -182,6 +182,14 @@ _BUILT_IN = (
         reproduce="sartor.reproduce.hvt",
     ),
     Method(
+        slug="autorf",
+        role="nn",
+        summary="searched cells of poolings that widen the receptive field of residual blocks",
+        source="Dong et al., MultiMedia Modeling 2023",
+        verb="sartor.nn.autorf:insert_rf_cells",
+        reproduce="sartor.reproduce.autorf",
+    ),
+    Method(
         slug="ghostnetv3",
         role="nn",
         summary="branches for training that fold into the plain convolution",
