@@ -210,7 +210,7 @@ _BUILT_IN = (
         role="nn",
         summary="attention linear in the tokens on learned binary codes of queries and keys",
         source="Liu, Pan, He, Cai, Zhuang, NeurIPS 2022, arXiv 2209.09004",
-        verb="sartor.compress.ecoformer:hash_attention_",
+        verb="sartor.nn.eco_attention:EcoAttention",
         move="sartor.moves.ecoformer:EcoMove",
         reproduce="sartor.reproduce.ecoformer",
     ),
