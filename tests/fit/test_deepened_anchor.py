@@ -49,6 +49,7 @@ def task_of(models: Family) -> Task:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target", ["cpu/eager", pytest.param("cpu/onnxruntime", marks=pytest.mark.slow)]
 )

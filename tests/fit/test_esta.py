@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from sartor.core import Frontier
@@ -32,6 +33,7 @@ def test_a_short_training_scores_every_route(tmp_path: Path) -> None:
         assert point.load_model()(inputs).shape == (3, 10)
 
 
+@pytest.mark.slow
 def test_a_training_that_gave_every_route_a_score_shortlists(tmp_path: Path) -> None:
     scored = run(tmp_path / "run", epochs=18)  # 36 steps; scores are complete after 33
     assert {"a0", "a1", "a2"} < set(scored) and len(scored) < 11

@@ -52,7 +52,10 @@ def check(family, frontier, shape):
         assert model(inputs).shape[0] == 3
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.slow) if k == "swin" else k for k in FAMILIES],
+)
 def test_each_kind_of_family_in_eager(kind, tmp_path):
     family, frontier = fitted(kind, tmp_path / "run", target="cpu/eager")
     check(family, frontier, FAMILIES[kind][1])

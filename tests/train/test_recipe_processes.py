@@ -1,8 +1,10 @@
 """Two gloo processes train with a recipe as one process with the joined batch does."""
 
+import pytest
 import torch
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_joined_batch(one_and_two):
     one, first, second = one_and_two("two_processes_recipe.py")
     assert one["infobatch_came.steps"].min() < one["infobatch_came.steps"][0] == 8
