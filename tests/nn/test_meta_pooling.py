@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 import sartor.nn.backbones  # noqa: F401 (registers)
 from sartor.core import FamilyError, NoEffectError
-from sartor.export import FORMATS
 from sartor.nn.meta_pooling import (
     CANDIDATES,
     MetaPooling,
@@ -43,11 +42,6 @@ class TestMobileNet(BackboneContract):
     kwargs: ClassVar = {"base": "mobilenetv2_035"}
     input_shape = (3, 64, 64)
     has_blocks = False
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("format", FORMATS)
-    def test_exports_with_equal_numbers(self, format: str) -> None:
-        super().test_exports_with_equal_numbers(format)
 
 
 IMAGE = torch.zeros(1, 3, 32, 32)
