@@ -113,7 +113,9 @@ def test_samplers_that_are_no_plain_shuffle_are_refused(sampler: object) -> None
         prune_data(DataLoader(data(), batch_size=4, sampler=sampler), epochs=2)
 
 
-@pytest.mark.parametrize("loader", [[1, 2], DataLoader(data(), batch_size=None)], ids=str)
+@pytest.mark.parametrize(
+    "loader", [[1, 2], DataLoader(data(), batch_size=None)], ids=["a list", "no batches"]
+)
 def test_what_has_no_batches_of_its_own_is_refused(loader: object) -> None:
     with pytest.raises(DataError, match="a torch DataLoader with a batch_size"):
         prune_data(loader, epochs=2)
