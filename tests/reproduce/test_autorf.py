@@ -34,7 +34,7 @@ def result(**more: Trained) -> dict[str, Trained]:
 def test_the_rules_hold_for_the_card_s_expectation() -> None:
     checks = judge([result(), result()])
     assert all(check.passed for check in checks)
-    (cost,) = losses(checks, [result()])
+    (cost,) = losses([result()])
     assert "4.0 times the CPU seconds" in cost
 
 

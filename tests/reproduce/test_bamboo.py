@@ -57,8 +57,8 @@ def test_the_cards_figures_pass() -> None:
         *(True, True, False, True, False),
         *(False, False),
     ]
-    told = losses(checks, [CARD])
-    assert "masked alone" in told[0] and "2.0 times" in told[-1]
+    told = losses([CARD])
+    assert len(told) == 1 and "2.0 times" in told[0]
 
 
 @pytest.mark.parametrize(

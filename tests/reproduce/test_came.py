@@ -3,7 +3,7 @@ import functools
 import pytest
 import torch
 
-from sartor.reproduce.came import choose, judge, losses, run
+from sartor.reproduce.came import choose, judge, run
 from sartor.reproduce.came_training import (
     ADAFACTOR,
     ADAMW,
@@ -88,7 +88,6 @@ def test_choice_and_verdict() -> None:
     results[CAME_] = [trained(1.96, state=61)]
     checks = judge(sweep, results)
     assert [c.passed for c in checks if c.decides] == [False, False]
-    assert len(losses(checks)) == sum(not c.passed for c in checks)
     by_name = {c.asked: c for c in checks}
     assert by_name["loss of CAME minus that of AdamW"].measured == pytest.approx(0.06)
     adafactor = by_name["loss of CAME minus that of Adafactor with momentum"]

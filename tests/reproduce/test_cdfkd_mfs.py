@@ -50,8 +50,8 @@ def test_what_holds_passes_and_what_does_not_is_told() -> None:
     assert all(check.passed for check in checks if check.decides)
     lost = [check.asked for check in checks if not check.passed]
     assert lost == ["control: three teachers minus one teacher for as much compute"]
-    told = losses(checks, results)
-    assert len(told) == 2 and "2.0 times the compute" in told[-1] and "2.3 times" in told[-1]
+    (told,) = losses(results)
+    assert "2.0 times the compute" in told and "2.3 times" in told
 
 
 @pytest.mark.parametrize(

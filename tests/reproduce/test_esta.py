@@ -102,5 +102,3 @@ class TestQuickRun(EvidenceContract):
             (check,) = [c for asked, c in checks.items() if words in asked]
             assert check.decides and check.passed
         assert len(made.checks) == 11 and len(made.tables) == 3
-        lost = [c for c in made.checks if not c.passed]
-        assert all(any(line.startswith(c.asked) for line in made.losses) for c in lost)

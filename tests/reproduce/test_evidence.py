@@ -84,12 +84,17 @@ def shown(made: Evidence) -> str:
 
 
 def test_showing() -> None:
-    text = shown(evidence())
+    made = evidence()
+    text = shown(made)
     assert "does not hold" in text and "By seed" in text and "- Toys cost 1 more." in text
+    assert "- cost: 3, asked <= 2." in text
     assert "points: 2.5 against 1 (+1.5); seeds 0, 1; 3 s" in text
     assert text.rstrip().endswith("passed")
-    failed = evidence(checks=(Check(asked="gain", measured=0.0, limit=1.0),), losses=())
-    assert shown(failed).rstrip().endswith("failed") and "nowhere in this run" in shown(failed)
+    (gain, _) = made.checks
+    assert "nowhere in this run" in shown(evidence(checks=(gain,), losses=()))
+    failed = evidence(checks=(replace(gain, measured=0.0),), losses=())
+    assert shown(failed).rstrip().endswith("failed") and "nowhere" not in shown(failed)
+    assert failed.lost == ("gain over [nothing]: 0, asked >= 1.",)
 
 
 def test_it_knows_the_machine() -> None:

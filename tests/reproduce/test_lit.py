@@ -33,7 +33,7 @@ GOOD = Outcome(
 def test_figures_within_the_rules_pass() -> None:
     checks = judge(COSTS, [GOOD, GOOD])
     assert all(check.passed for check in checks)
-    assert losses(checks, [GOOD]) == ()
+    assert losses([GOOD]) == ()
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,11 @@ def test_each_rule_can_fail(costs: dict, changed: dict, asked: str) -> None:
     checks = judge({**COSTS, **costs}, [outcome])
     failed = [check.asked for check in checks if check.decides and not check.passed]
     assert len(failed) == 1 and asked in failed[0]
-    assert any(failed[0] in line for line in losses(checks, [outcome]))
 
 
 def test_slower_training_is_a_loss() -> None:
     outcome = replace(GOOD, lit=net(0.6, seconds=1.5))
-    assert "1.50 times the CPU seconds" in losses(judge(COSTS, [outcome]), [outcome])[-1]
+    assert "1.50 times the CPU seconds" in losses([outcome])[0]
 
 
 def test_the_published_size_costs_half() -> None:

@@ -29,7 +29,7 @@ def test_the_cards_figures_pass() -> None:
     checks = judge(TIMINGS, NOISES, OUTCOMES)
     assert all(check.passed for check in checks if check.decides)
     assert [check.decides for check in checks].count(True) == 6
-    lost = losses(checks, TIMINGS)
+    lost = losses(TIMINGS)
     assert any("at 14 x 14 HiLo takes 1.08 times as long" in line for line in lost)
 
 
@@ -50,7 +50,6 @@ def test_each_rule_can_fail(timings: dict, noises: list, outcome: dict, asked: s
     checks = judge(changed, noises, [replace(OUTCOMES[0], **outcome)])
     failed = [check.asked for check in checks if check.decides and not check.passed]
     assert len(failed) == 1 and asked in failed[0]
-    assert any(failed[0] in line for line in losses(checks, changed))
 
 
 def test_shares_of_known_maps() -> None:

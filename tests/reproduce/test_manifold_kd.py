@@ -43,10 +43,9 @@ def test_each_rule_can_fail(changed: dict, failing: int) -> None:
     assert [c.passed for c in checks if c.decides].index(False) == failing
 
 
-def test_losses_name_what_fails_and_the_cost() -> None:
-    lost = losses(judge([CARD]), [CARD])
-    assert lost[0].startswith("accuracy: a gain over KD beyond seed noise: 0.016, asked >= 0.02")
-    assert "1.50 times the CPU seconds of KD" in lost[-1]
+def test_losses_name_the_cost() -> None:
+    (cost,) = losses([CARD])
+    assert "1.50 times the CPU seconds of KD" in cost
 
 
 @functools.cache

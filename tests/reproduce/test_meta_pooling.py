@@ -25,7 +25,7 @@ def result(**more: Trained) -> dict[tuple[str, int], Trained]:
 def test_the_rules_hold_for_the_card_s_numbers() -> None:
     checks = judge([result(), result()])
     assert all(check.passed for check in checks)
-    (cost,) = losses(checks, [result()])
+    (cost,) = losses([result()])
     assert "3.0 times the CPU seconds" in cost
 
 

@@ -34,13 +34,12 @@ def test_each_rule_can_fail(changed: dict[str, float], failing: int) -> None:
     assert [c.passed for c in checks if c.decides].index(False) == failing
 
 
-def test_means_are_over_seeds_and_losses_name_what_fails_and_the_cost() -> None:
+def test_means_are_over_seeds_and_losses_name_the_cost() -> None:
     worse = {**CARD, **arms(hints=0.95)}
     checks = judge([CARD, worse], [FEW, FEW])
     assert checks[1].measured == pytest.approx(0.944 - 0.888)
-    lost = losses(judge([worse], [FEW]), [worse])
-    assert any(line.startswith("OFA-KD minus hints: -0.006") for line in lost)
-    assert "1.50 times the CPU seconds of KD" in lost[-1]
+    (cost,) = losses([worse])
+    assert "1.50 times the CPU seconds of KD" in cost
 
 
 @functools.cache

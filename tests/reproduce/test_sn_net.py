@@ -69,5 +69,3 @@ class TestQuickRun(EvidenceContract):
         made = quick_run()
         assert made.passed, [c.asked for c in made.checks if not c.passed]
         assert len(made.checks) == 12 and len(made.tables) == 3
-        lost = [c for c in made.checks if not c.passed]
-        assert all(any(line.startswith(c.asked) for line in made.losses) for c in lost)

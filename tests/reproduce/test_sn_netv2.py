@@ -96,6 +96,3 @@ class TestQuickRun(EvidenceContract):
             (check,) = [c for asked, c in checks.items() if words in asked]
             assert check.passed, check
         assert len(made.tables["After equally many steps of joint training"]) == 4
-        assert all(
-            any(c.asked in line for line in made.losses) for c in checks.values() if not c.passed
-        )

@@ -62,7 +62,7 @@ def test_entropy_and_shares_are_those_of_the_worst_layer() -> None:
 def test_the_rules_hold_for_a_net_that_is_as_good() -> None:
     checks = judge([result(), result()])
     assert all(check.passed for check in checks)
-    (told,) = losses(checks, [result()])
+    (told,) = losses([result()])
     assert "1.50 times the CPU seconds" in told
 
 

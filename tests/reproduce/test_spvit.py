@@ -5,7 +5,7 @@ import pytest
 
 from sartor.compress.spvit_search import Architecture
 from sartor.reproduce.evidence import Evidence
-from sartor.reproduce.spvit import judge, losses, run
+from sartor.reproduce.spvit import judge, run
 from sartor.reproduce.spvit_training import Outcome, shuffled
 from sartor.testing import EvidenceContract
 
@@ -31,7 +31,6 @@ def test_good_figures_pass() -> None:
         "the same off the target by the gates alone",
         "accuracy against the dense net trained further",
     ]
-    assert len(losses(checks)) == 2
 
 
 @pytest.mark.parametrize(

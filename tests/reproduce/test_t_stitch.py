@@ -70,8 +70,6 @@ class TestQuickRun(EvidenceContract):
         exact = [c for c in made.checks if "bit for bit" in c.asked or "FLOPs" in c.asked]
         assert len(exact) == 2 and all(c.measured == 0 for c in exact)
         assert made.passed, [c.asked for c in made.checks if not c.passed]
-        lost = [c for c in made.checks if not c.passed]
-        assert all(any(line.startswith(c.asked) for line in made.losses) for c in lost)
 
     def test_it_saves_its_picture(self, tmp_path: Path) -> None:
         paths = quick_run().save(tmp_path / "t-stitch")

@@ -5,7 +5,7 @@ import torch
 
 from sartor.data.memory import ImageTensors
 from sartor.reproduce.evidence import Evidence
-from sartor.reproduce.vanilla_kd import judge, losses, run
+from sartor.reproduce.vanilla_kd import judge, run
 from sartor.reproduce.vanilla_kd_training import (
     DIST,
     DKD,
@@ -40,7 +40,7 @@ def test_the_rules_by_hand() -> None:
     checks = judge(results())
     measured = [round(check.measured, 6) for check in checks]
     assert measured == [0.045, 0.02, 0.005, 0.05, 0.04]
-    assert all(check.passed for check in checks) and losses(checks) == ()
+    assert all(check.passed for check in checks)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,6 @@ def test_each_rule_can_fail(changed: dict, asked: str) -> None:
     checks = judge(results(**changed))
     broken = [c.asked for c in checks if c.decides and not c.passed]
     assert len(broken) == 1 and asked in broken[0]
-    assert asked in losses(checks)[0]
 
 
 def test_the_control_is_the_better_weight() -> None:

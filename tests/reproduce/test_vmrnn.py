@@ -49,9 +49,7 @@ def test_the_nets_have_the_card_s_sizes() -> None:
 def test_the_rules_hold_for_a_net_that_learned() -> None:
     checks = judge([result(), result()], growth=4.0)
     assert all(check.passed for check in checks)
-    assert losses(checks, [result()]) == (
-        "An epoch takes 50.0 times the CPU seconds of the ConvLSTM's.",
-    )
+    assert losses([result()]) == ("An epoch takes 50.0 times the CPU seconds of the ConvLSTM's.",)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.came_training import (
@@ -31,7 +31,7 @@ from sartor.reproduce.came_training import (
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.train import optimizer_state_bytes
 
-__all__ = ["choose", "judge", "losses", "run"]
+__all__ = ["choose", "judge", "run"]
 
 SEEDS = (0, 1, 2)
 #: the card's pass rules
@@ -77,7 +77,6 @@ def run(quick: bool = False) -> Evidence:
             "Loss on unseen text, each optimiser at its best rate": _rows(rates, results, seeds),
             f"The window of rates: loss on the selection text, seed {seeds[0]}": _window(sweep),
         },
-        losses=losses(checks),
         notes=_notes(plan.steps, plan.batch, results),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -124,15 +123,6 @@ def judge(sweep: Sweep, results: Results) -> tuple[Check, ...]:
             highest - best,
             USABLE,
         ),
-    )
-
-
-def losses(checks: Iterable[Check]) -> tuple[str, ...]:
-    """Every question whose answer lies outside its limit, in words and numbers."""
-    return tuple(
-        f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
     )
 
 

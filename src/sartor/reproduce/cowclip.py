@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.cowclip_training import (
@@ -28,7 +28,7 @@ from sartor.reproduce.cowclip_training import (
 )
 from sartor.reproduce.evidence import Check, Evidence, Row
 
-__all__ = ["carrier", "judge", "losses", "run"]
+__all__ = ["carrier", "judge", "run"]
 
 SEEDS = (0, 1, 2)
 #: the card's pass rules, in AUC
@@ -66,7 +66,6 @@ def run(quick: bool = False) -> Evidence:
             _title(regime): _rows(results, regime, seeds)
             for regime, results in zip(regimes, (many, few), strict=True)
         },
-        losses=losses(checks),
         notes=(*carrier(many), *_notes(best)),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -127,15 +126,6 @@ def carrier(many: Results) -> tuple[str, ...]:
     if own < OWN:
         return (f"The scaling of rates and penalty carries the effect, not the clip: {figures}.",)
     return (f"The clip adds {own:.4f} AUC to the scaling: {figures}.",)
-
-
-def losses(checks: Iterable[Check]) -> tuple[str, ...]:
-    """Every question whose answer lies outside its limit, in words and numbers."""
-    return tuple(
-        f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    )
 
 
 def _auc(results: Results, name: str) -> float:

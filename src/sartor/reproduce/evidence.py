@@ -63,6 +63,9 @@ class Check:
         gap = self.measured - self.limit
         return gap if self.relation == ">=" else -gap
 
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.measured:.4g}, asked {self.relation} {self.limit:g}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -77,7 +80,8 @@ class Evidence:
         checks: the questions, those that decide first.
         tables: title -> rows; the columns are those of the first row.
         pictures: file name without ending -> text of an SVG.
-        losses: where the method loses, each a sentence with numbers.
+        losses: what the method costs or where it loses, beyond the checks that do not hold; each a
+            sentence with numbers.
         notes: what a reader must know to judge.
         seeds: every seed that was run.
         seconds: wall time of the whole run.
@@ -108,12 +112,17 @@ class Evidence:
         """Whether every check that decides holds."""
         return all(check.passed for check in self.checks if check.decides)
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Every check that does not hold, then the other losses."""
+        return (*(f"{check}." for check in self.checks if not check.passed), *self.losses)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, verdicts included."""
         checks = [{**asdict(c), "passed": c.passed, "margin": c.margin} for c in self.checks]
         tables = {title: [dict(row) for row in rows] for title, rows in self.tables.items()}
         plain = {f.name: _as_json(getattr(self, f.name)) for f in fields(self)}
-        verdict = {"margin": self.margin, "passed": self.passed}
+        verdict = {"margin": self.margin, "passed": self.passed, "lost": list(self.lost)}
         return {**plain, "checks": checks, "tables": tables, **verdict}
 
     @classmethod
@@ -124,7 +133,7 @@ class Evidence:
             RecipeError: a key is unknown or missing.
         """
         legal = {f.name for f in fields(cls)}
-        given = {k: v for k, v in value.items() if k not in ("margin", "passed")}
+        given = {k: v for k, v in value.items() if k not in ("margin", "passed", "lost")}
         for key in given:
             if key not in legal:
                 raise RecipeError(f"Evidence has no entry {key!r}; {nearest(key, legal)}")
@@ -153,7 +162,7 @@ class Evidence:
         for title, rows in self.tables.items():
             console.print(_table(title, rows))
         console.print(_checks(self.checks))
-        _list(console, "Where it loses", self.losses or ("nowhere in this run",))
+        _list(console, "Where it loses", self.lost or ("nowhere in this run",))
         _list(console, "To know", self.notes)
         console.print(
             f"{self.measure}: {_text(self.measured)} against {_text(self.baseline)} "

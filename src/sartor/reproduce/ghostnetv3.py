@@ -67,7 +67,7 @@ def run(quick: bool = False) -> Evidence:
                 {"net": name, "largest relative change": gap} for name, gap in gaps.items()
             ],
         },
-        losses=losses(checks, results),
+        losses=losses(results),
         notes=_notes(schedule),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -129,22 +129,16 @@ def judge(results: Sequence[Mapping[str, Trained]], gaps: Mapping[str, float]) -
     )
 
 
-def losses(checks: Sequence[Check], results: Sequence[Mapping[str, Trained]]) -> tuple[str, ...]:
-    """Every comparison that is lost, and what branches cost in training."""
-    lost = [
-        f"{c.asked}: {c.measured:.4g}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    ]
+def losses(results: Sequence[Mapping[str, Trained]]) -> tuple[str, ...]:
+    """What branches cost in training."""
     slower = _mean(results, BRANCHES, lambda t: t.seconds) / _mean(
         results, PLAIN, lambda t: t.seconds
     )
     wider = results[0][BRANCHES].train_params / results[0][PLAIN].train_params
-    lost.append(
+    return (
         f"Branches train {slower:.2f} times as long as the plain net, with {wider:.2f} times its "
-        "parameters."
+        "parameters.",
     )
-    return tuple(lost)
 
 
 def _rows(results: Sequence[Mapping[str, Trained]]) -> list[Row]:

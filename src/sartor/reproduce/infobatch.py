@@ -29,7 +29,7 @@ from sartor.reproduce.infobatch_training import (
     train_arms,
 )
 
-__all__ = ["judge", "losses", "run"]
+__all__ = ["judge", "run"]
 
 #: the card asks for five, as accuracies of one seed stray by more than the limits
 SEEDS = (0, 1, 2, 3, 4)
@@ -63,7 +63,6 @@ def run(quick: bool = False) -> Evidence:
         measured=_mean(results, "clean", INFOBATCH),
         checks=checks,
         tables={f"Digits, {regime}": _rows(found, seeds) for regime, found in results.items()},
-        losses=losses(checks),
         notes=_notes(schedule, results),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -91,15 +90,6 @@ def judge(results: Results) -> tuple[Check, ...]:
         for name, limit in ((PLAIN, -LOST), (UNIFORM, -BLIND), *controls)
     ]
     return (*decisive, *reported)
-
-
-def losses(checks: Iterable[Check]) -> tuple[str, ...]:
-    """Every question whose answer lies outside its limit, in words and numbers."""
-    return tuple(
-        f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    )
 
 
 def _check(

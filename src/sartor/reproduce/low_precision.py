@@ -110,11 +110,6 @@ def run(quick: bool = False) -> Evidence:
             "Training loss and accuracy on 597 unseen digits": _rows(results, seeds),
             "Accuracy with weights of two bits": _rounded_rows(rounded, seeds),
         },
-        losses=tuple(
-            f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-            for c in checks
-            if not c.passed
-        ),
         notes=(
             "Products are emulated in float32: no speed and no memory is claimed from them. Bytes "
             "of moments are real.",

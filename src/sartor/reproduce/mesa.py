@@ -30,7 +30,7 @@ from sartor.reproduce.mesa_training import (
     train_variants,
 )
 
-__all__ = ["judge", "losses", "run"]
+__all__ = ["judge", "run"]
 
 SEEDS = (0, 1, 2)
 #: the card's pass rules
@@ -66,7 +66,7 @@ def run(quick: bool = False) -> Evidence:
             "Error of the gradient, mean over seeds": _error_rows(measured),
             "Accuracy on unseen digits": _training_rows(results, seeds),
         },
-        losses=_costs(results, measured) + losses(checks),
+        losses=_costs(results, measured),
         notes=_notes(schedule.epochs),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -129,15 +129,6 @@ def judge(results: Results, measured: Sequence[Measured]) -> tuple[Check, ...]:
             relation="<=",
             decides=False,
         ),
-    )
-
-
-def losses(checks: Iterable[Check]) -> tuple[str, ...]:
-    """Every question whose answer lies outside its limit, in words and numbers."""
-    return tuple(
-        f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
     )
 
 

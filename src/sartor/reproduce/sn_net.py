@@ -115,7 +115,7 @@ def run(quick: bool = False) -> Evidence:
                 duel_rows(rivalries)
             ),
         },
-        losses=_losses(checks, results, rivalries),
+        losses=_losses(results, rivalries),
         notes=_notes(schedule),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -193,15 +193,9 @@ def _rows(results: Sequence[_Seed], seeds: Iterable[int]) -> list[Row]:
     return rows
 
 
-def _losses(
-    checks: Iterable[Check], results: Sequence[_Seed], rivalries: Sequence[Rivalry]
-) -> tuple[str, ...]:
-    """Every comparison that the stitched net loses, in words and numbers."""
-    lost = [
-        f"{c.asked}: {c.measured:.4g}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    ]
+def _losses(results: Sequence[_Seed], rivalries: Sequence[Rivalry]) -> tuple[str, ...]:
+    """Which routes lose to training alone, and what joint training costs."""
+    lost = []
     worse = [row for row in duel_rows(rivalries) if float(row["difference"]) < 0]
     if worse:
         lost.append(

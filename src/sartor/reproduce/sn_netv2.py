@@ -90,7 +90,6 @@ def run(quick: bool = False) -> Evidence:
         measured=statistics.mean(r.grouped.anchors for r in results),
         checks=checks,
         tables={"After equally many steps of joint training": _rows(results, seeds)},
-        losses=_losses(checks),
         notes=_notes(schedule),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -231,14 +230,6 @@ def _rows(results: Sequence[_Seed], seeds: Iterable[int]) -> list[Row]:
                 }
             )
     return rows
-
-
-def _losses(checks: Iterable[Check]) -> tuple[str, ...]:
-    return tuple(
-        f"{c.asked}: {c.measured:.4g}, asked {c.relation} {c.limit:g}."
-        for c in checks
-        if not c.passed
-    )
 
 
 def _notes(schedule: Schedule) -> tuple[str, ...]:

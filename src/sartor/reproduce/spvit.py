@@ -58,7 +58,6 @@ def run(quick: bool = False) -> Evidence:
                 for i, kind in enumerate(one.architecture.kinds)
             ],
         },
-        losses=losses(checks),
         notes=(
             "ImageNet, Swin, and the advantage of convolutions at scale cannot be shown here; a "
             "kind may never be picked.",
@@ -120,13 +119,4 @@ def judge(outcomes: Sequence[Outcome]) -> tuple[Check, ...]:
             limit=0.0,
             decides=False,
         ),
-    )
-
-
-def losses(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Where the search does not reach what was asked."""
-    return tuple(
-        f"{check.asked}: {check.measured:.3g}, asked {check.relation} {check.limit:g}"
-        for check in checks
-        if not check.passed
     )

@@ -79,7 +79,7 @@ def run(quick: bool = False) -> Evidence:
             "CPU time of a sample, seed 0": time_rows(times),
         },
         pictures={"samples": picture},
-        losses=losses(asked, results),
+        losses=losses(results),
         notes=notes(results, TRAINING, samples),
         seeds=seeds,
         seconds=time.perf_counter() - started,

@@ -79,11 +79,6 @@ def run(quick: bool = False) -> Evidence:
             "Validation loss, nats a character": _rows(results, seeds),
             "Seed 0: parameters, and the proxy": _sides(widths, proxy),
         },
-        losses=tuple(
-            f"{c.asked}: {c.measured:.4f}, asked {c.relation} {c.limit:g}."
-            for c in checks
-            if not c.passed
-        ),
         notes=_notes(plan),
         seeds=seeds,
         seconds=time.perf_counter() - started,

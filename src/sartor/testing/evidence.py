@@ -32,5 +32,5 @@ class EvidenceContract(ABC):
         console = Console(file=io.StringIO(), width=240, color_system=None)
         evidence.show(console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
-        for words in (evidence.claim, *(c.asked for c in evidence.checks), *evidence.losses):
+        for words in (evidence.claim, *(c.asked for c in evidence.checks), *evidence.lost):
             assert words in text, f"not shown: {words}"
