@@ -35,7 +35,7 @@ def trained(
         params=params,
         flops=flops,
         selection=accuracy,
-        validation=accuracy,
+        accuracy=accuracy,
         seconds=seconds,
         shares=shares or {},
     )
@@ -115,6 +115,4 @@ class TestQuickRun(EvidenceContract):
     def test_a_seed_gives_the_same_again(self) -> None:
         schedule = Schedule(epochs=1, noise=0.2)
         one, other = (train_all(0, schedule) for _ in range(2))
-        assert {n: t.validation for n, t in one.items()} == {
-            n: t.validation for n, t in other.items()
-        }
+        assert {n: t.accuracy for n, t in one.items()} == {n: t.accuracy for n, t in other.items()}

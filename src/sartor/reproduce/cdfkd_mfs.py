@@ -31,6 +31,7 @@ from sartor.reproduce.cdfkd_mfs_training import (
     train_all,
 )
 from sartor.reproduce.evidence import Check, Evidence, Row
+from sartor.reproduce.over_seeds import columns, mean
 
 __all__ = ["judge", "losses", "run"]
 
@@ -58,8 +59,8 @@ def run(quick: bool = False) -> Evidence:
         "iterations it is better than a student of one of them.",
         measure="validation accuracy, three teachers and shared levels against one teacher and one "
         "head, at equal iterations",
-        baseline=_mean(results, SINGLE),
-        measured=_mean(results, METHOD),
+        baseline=mean(results, SINGLE),
+        measured=mean(results, METHOD),
         checks=checks,
         tables={
             "Accuracy, seed by seed": _rows(results, seeds, _compared(results)),
@@ -76,14 +77,14 @@ def run(quick: bool = False) -> Evidence:
 
 def judge(results: Sequence[dict[str, Distilled]]) -> tuple[Check, ...]:
     """The pass rules, then what is reported either way."""
-    method = _mean(results, METHOD)
+    method = mean(results, METHOD)
     heads = statistics.mean(statistics.mean(result[METHOD].heads) for result in results)
     first = results[0]
     decisive = (
         _check("accuracy of the student, mean of its heads", method, LOWEST),
         _check("accuracy: mean of the heads minus a single head", method - heads, 0.0),
-        _check("accuracy: three teachers minus one", method - _mean(results, SINGLE), GAIN),
-        _check("accuracy: student minus teachers", method - _mean(results, ENSEMBLE), -BEHIND),
+        _check("accuracy: three teachers minus one", method - mean(results, SINGLE), GAIN),
+        _check("accuracy: student minus teachers", method - mean(results, ENSEMBLE), -BEHIND),
         Check(
             asked="times that real data were asked for during any distillation",
             measured=float(sum(one.reads for result in results for one in result.values())),
@@ -93,8 +94,8 @@ def judge(results: Sequence[dict[str, Distilled]]) -> tuple[Check, ...]:
     )
     reported = {
         "control: three teachers minus one teacher for as much compute": method
-        - _mean(results, LONGER),
-        f"attention from {LABELLED} labelled images minus mean of the heads": _mean(
+        - mean(results, LONGER),
+        f"attention from {LABELLED} labelled images minus mean of the heads": mean(
             results, ATTENTION
         )
         - method,
@@ -140,8 +141,7 @@ def _rows(
             "iterations": made[0].iterations or "",
             "parameters": made[0].params,
         }
-        row |= {f"seed {s}": round(one.accuracy, 3) for s, one in zip(seeds, made, strict=True)}
-        row["mean"] = round(statistics.mean(one.accuracy for one in made), 3)
+        row |= columns(results, name, seeds)
         row["single heads"] = _range(spread)
         row["CPU s"] = round(statistics.mean(one.seconds for one in made), 1)
         rows.append(row)
@@ -150,10 +150,6 @@ def _rows(
 
 def _range(values: Sequence[float]) -> str:
     return f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else ""
-
-
-def _mean(results: Sequence[dict[str, Distilled]], name: str) -> float:
-    return statistics.mean(result[name].accuracy for result in results)
 
 
 def _notes(iterations: int) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ Beside the plain net stands the control of equal training time: the same net, tr
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
@@ -27,6 +27,7 @@ from sartor.reproduce.ghostnetv3_training import (
     published_gaps,
     train_all,
 )
+from sartor.reproduce.over_seeds import columns, gain, mean
 
 __all__ = ["judge", "losses", "run"]
 
@@ -58,11 +59,11 @@ def run(quick: bool = False) -> Evidence:
         claim="Parallel branches fold into the plain net without changing a prediction, and a "
         "compact net trained with them, or with a teacher, is no worse than one without.",
         measure="validation accuracy, branches folded against the plain net",
-        baseline=_mean(results, PLAIN),
-        measured=_mean(results, BRANCHES),
+        baseline=mean(results, PLAIN),
+        measured=mean(results, BRANCHES),
         checks=checks,
         tables={
-            "After training": _rows(results),
+            "After training": _rows(results, seeds),
             "Folding published nets": [
                 {"net": name, "largest relative change": gap} for name, gap in gaps.items()
             ],
@@ -76,10 +77,6 @@ def run(quick: bool = False) -> Evidence:
 
 def judge(results: Sequence[Mapping[str, Trained]], gaps: Mapping[str, float]) -> tuple[Check, ...]:
     """The pass rules, then what is reported either way."""
-
-    def gain(name: str, other: str) -> float:
-        return _mean(results, name) - _mean(results, other)
-
     return (
         Check(
             asked="largest relative change of a logit by folding, all nets",
@@ -101,28 +98,28 @@ def judge(results: Sequence[Mapping[str, Trained]], gaps: Mapping[str, float]) -
         ),
         Check(
             asked="accuracy with branches, minus plain",
-            measured=gain(BRANCHES, PLAIN),
+            measured=gain(results, BRANCHES, PLAIN),
             limit=-BEHIND,
         ),
         Check(
             asked="accuracy with a teacher, minus plain",
-            measured=gain(TAUGHT, PLAIN),
+            measured=gain(results, TAUGHT, PLAIN),
             limit=TAUGHT_GAIN,
         ),
         Check(
             asked="accuracy of averaged weights, minus raw ones, branches",
-            measured=_mean(results, BRANCHES, lambda t: t.averaged) - _mean(results, BRANCHES),
+            measured=mean(results, BRANCHES, attrgetter("averaged")) - mean(results, BRANCHES),
             limit=-AVERAGED_BEHIND,
         ),
         Check(
             asked=f"accuracy with branches, minus {LONGER}",
-            measured=gain(BRANCHES, LONGER),
+            measured=gain(results, BRANCHES, LONGER),
             limit=0.0,
             decides=False,
         ),
         Check(
             asked="accuracy without mixup, minus with",
-            measured=gain(PLAIN, MIXED),
+            measured=gain(results, PLAIN, MIXED),
             limit=0.0,
             decides=False,
         ),
@@ -131,17 +128,15 @@ def judge(results: Sequence[Mapping[str, Trained]], gaps: Mapping[str, float]) -
 
 def losses(results: Sequence[Mapping[str, Trained]]) -> tuple[str, ...]:
     """What branches cost in training."""
-    slower = _mean(results, BRANCHES, lambda t: t.seconds) / _mean(
-        results, PLAIN, lambda t: t.seconds
-    )
+    branches, plain = (mean(results, name, attrgetter("seconds")) for name in (BRANCHES, PLAIN))
     wider = results[0][BRANCHES].train_params / results[0][PLAIN].train_params
     return (
-        f"Branches train {slower:.2f} times as long as the plain net, with {wider:.2f} times its "
-        "parameters.",
+        f"Branches train {branches / plain:.2f} times as long as the plain net, with {wider:.2f} "
+        "times its parameters.",
     )
 
 
-def _rows(results: Sequence[Mapping[str, Trained]]) -> list[Row]:
+def _rows(results: Sequence[Mapping[str, Trained]], seeds: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
     for name in (PLAIN, LONGER, BRANCHES, TAUGHT, MIXED, TEACHER):
         made = [result[name] for result in results]
@@ -151,11 +146,9 @@ def _rows(results: Sequence[Mapping[str, Trained]]) -> list[Row]:
             "in use": made[0].params,
             "kFLOPs": round(made[0].flops / 1e3),
         }
-        for number, one in enumerate(made):
-            row[f"seed {number}"] = round(one.accuracy, 3)
-        row["mean"] = round(statistics.mean(one.accuracy for one in made), 4)
-        row["averaged weights"] = round(statistics.mean(one.averaged for one in made), 4)
-        row["CPU seconds"] = round(statistics.mean(one.seconds for one in made), 1)
+        row |= columns(results, name, seeds)
+        row["averaged weights"] = round(mean(results, name, attrgetter("averaged")), 3)
+        row["CPU seconds"] = round(mean(results, name, attrgetter("seconds")), 1)
         rows.append(row)
     return rows
 
@@ -169,11 +162,3 @@ def _notes(schedule: Schedule) -> tuple[str, ...]:
         "is not counted to the student's.",
         "Not shown: ImageNet gains, 600 epochs, latency on phones.",
     )
-
-
-def _mean(
-    results: Sequence[Mapping[str, Trained]],
-    name: str,
-    of: Callable[[Trained], float] = lambda trained: trained.accuracy,
-) -> float:
-    return statistics.mean(of(result[name]) for result in results)

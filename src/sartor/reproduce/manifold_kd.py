@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from sartor.reproduce.distillation_training import (
     taught,
 )
 from sartor.reproduce.evidence import Check, Evidence, Row
+from sartor.reproduce.over_seeds import columns, gain, mean
 
 __all__ = ["Arm", "judge", "losses", "run"]
 
@@ -83,7 +85,7 @@ def run(quick: bool = False) -> Evidence:
 
 def judge(arms: Sequence[Mapping[str, Arm]]) -> tuple[Check, ...]:
     """The pass rules, then what is reported either way; means over seeds."""
-    gain = _mean(arms, MANIFOLD) - _mean(arms, KD)
+    over_kd = gain(arms, MANIFOLD, KD)
     others = [
         Check(
             asked=f"held-out {term} gap: KD and manifold over KD",
@@ -100,16 +102,16 @@ def judge(arms: Sequence[Mapping[str, Arm]]) -> tuple[Check, ...]:
             limit=INTRA,
         ),
         *others,
-        Check(asked="accuracy: KD and manifold minus KD", measured=gain, limit=-BEHIND),
+        Check(asked="accuracy: KD and manifold minus KD", measured=over_kd, limit=-BEHIND),
         Check(
             asked="accuracy: a gain over KD beyond seed noise",
-            measured=gain,
+            measured=over_kd,
             limit=NOISE,
             decides=False,
         ),
         Check(
             asked="accuracy: KD and manifold minus labels alone",
-            measured=_mean(arms, MANIFOLD) - _mean(arms, LABELS),
+            measured=gain(arms, MANIFOLD, LABELS),
             limit=0.0,
             decides=False,
         ),
@@ -181,10 +183,9 @@ def _rows(arms: Sequence[Mapping[str, Arm]], seeds: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
     for name in arms[0]:
         row: dict[str, str | int | float] = {"loss": name}
-        row |= {f"seed {s}": round(a[name].accuracy, 3) for s, a in zip(seeds, arms, strict=True)}
-        row["mean"] = round(_mean(arms, name), 3)
+        row |= columns(arms, name, seeds)
         row |= {f"{term} gap": round(_gap(arms, name, term), 4) for term in ManifoldTerms._fields}
-        row["CPU s"] = round(statistics.mean(arm[name].seconds for arm in arms), 1)
+        row["CPU s"] = round(mean(arms, name, attrgetter("seconds")), 1)
         rows.append(row)
     return rows
 
@@ -201,10 +202,6 @@ def _notes(epochs: int, teachers: Sequence[float]) -> tuple[str, ...]:
         "as published. KD has alpha 1 as well, so that labels are in the first row alone.",
         "Not shown here: the gain of the paper on ImageNet, what each term adds, Swin's merging.",
     )
-
-
-def _mean(arms: Sequence[Mapping[str, Arm]], name: str) -> float:
-    return statistics.mean(arm[name].accuracy for arm in arms)
 
 
 def _gap(arms: Sequence[Mapping[str, Arm]], name: str, term: str) -> float:

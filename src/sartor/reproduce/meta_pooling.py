@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
@@ -23,6 +24,7 @@ from sartor.reproduce.meta_pooling_training import (
     Trained,
     train_all,
 )
+from sartor.reproduce.over_seeds import columns, gain, mean
 
 __all__ = ["judge", "losses", "run"]
 
@@ -48,10 +50,10 @@ def run(quick: bool = False) -> Evidence:
         claim="A search over poolings in one training gives a net the receptive field that its "
         "task needs.",
         measure=f"test accuracy at distance {farthest}, meta-pooling against the plain net",
-        baseline=_mean(results, PLAIN, farthest),
-        measured=_mean(results, META, farthest),
+        baseline=mean(results, (PLAIN, farthest)),
+        measured=mean(results, (META, farthest)),
         checks=checks,
-        tables={"Two dots, near or far": _rows(results)},
+        tables={"Two dots, near or far": _rows(results, seeds)},
         losses=losses(results),
         notes=_notes(schedule),
         seeds=seeds,
@@ -80,7 +82,7 @@ def judge(results: Results) -> tuple[Check, ...]:
         Check(asked=grows, measured=growth, limit=0.0),
         Check(
             asked=f"accuracy at {limits[0]}, meta-pooling minus plain",
-            measured=_mean(results, META, limits[0]) - _mean(results, PLAIN, limits[0]),
+            measured=gain(results, (META, limits[0]), (PLAIN, limits[0])),
             limit=0.0,
             decides=False,
         ),
@@ -102,23 +104,21 @@ def losses(results: Results) -> tuple[str, ...]:
 def _check(results: Results, name: str, limit: int, relation: str, rule: float) -> Check:
     return Check(
         asked=f"accuracy at distance {limit}, {name}",
-        measured=_mean(results, name, limit),
+        measured=mean(results, (name, limit)),
         limit=rule,
         relation=relation,
     )
 
 
-def _rows(results: Results) -> list[Row]:
+def _rows(results: Results, seeds: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
     for name, limit in results[0]:
         made = [result[name, limit] for result in results]
         row: dict[str, str | int | float] = {"distance": limit, "net": name}
-        for number, one in enumerate(made):
-            row[f"seed {number}"] = round(one.accuracy, 3)
-        row["mean"] = round(statistics.mean(one.accuracy for one in made), 4)
+        row |= columns(results, (name, limit), seeds)
         row["kept"] = "; ".join(" + ".join(one.choice) for one in made if one.choice)
         row["parameters"] = made[0].params
-        row["CPU seconds"] = round(statistics.mean(one.seconds for one in made), 1)
+        row["CPU seconds"] = round(mean(results, (name, limit), attrgetter("seconds")), 1)
         rows.append(row)
     return rows
 
@@ -135,8 +135,4 @@ def _notes(schedule: Schedule) -> tuple[str, ...]:
 
 
 def _window(results: Results, limit: int) -> float:
-    return statistics.mean(result[META, limit].window for result in results)
-
-
-def _mean(results: Results, name: str, limit: int) -> float:
-    return statistics.mean(result[name, limit].accuracy for result in results)
+    return mean(results, (META, limit), attrgetter("window"))

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sartor.fit.threads import training_threads
 from sartor.losses.distiller import DistillationLoss
@@ -19,6 +20,7 @@ from sartor.losses.ofa_kd import OfaKD
 from sartor.reproduce.distillation_nets import Net, cnn, made, mixer
 from sartor.reproduce.distillation_training import CLIP, Digits, accuracy, digits, distilled, taught
 from sartor.reproduce.evidence import Check, Evidence, Row
+from sartor.reproduce.over_seeds import columns, gain, mean
 
 __all__ = ["Arm", "judge", "losses", "run"]
 
@@ -70,8 +72,8 @@ def run(quick: bool = False) -> Evidence:
         claim="A student learns from a teacher of another architecture through logits of its "
         "intermediate features, where regressing the teacher's features harms it.",
         measure="test accuracy of an MLP-Mixer taught by a CNN, OFA-KD against hints",
-        baseline=_mean(arms, HINTS),
-        measured=_mean(arms, FULL),
+        baseline=mean(arms, HINTS),
+        measured=mean(arms, FULL),
         checks=checks,
         tables={
             "MLP-Mixer on 448 images, equal steps": _rows(arms, seeds),
@@ -86,20 +88,19 @@ def run(quick: bool = False) -> Evidence:
 
 def judge(arms: Sequence[Mapping[str, Arm]], few: Sequence[Mapping[str, Arm]]) -> tuple[Check, ...]:
     """The pass rules, then what is reported either way; means over seeds."""
-    full = _mean(arms, FULL)
     return (
-        Check(asked="OFA-KD minus labels alone", measured=full - _mean(arms, LABELS), limit=GAIN),
-        Check(asked="OFA-KD minus hints", measured=full - _mean(arms, HINTS), limit=OVER_HINTS),
-        Check(asked="OFA-KD minus KD", measured=full - _mean(arms, KD), limit=-BEHIND),
+        Check(asked="OFA-KD minus labels alone", measured=gain(arms, FULL, LABELS), limit=GAIN),
+        Check(asked="OFA-KD minus hints", measured=gain(arms, FULL, HINTS), limit=OVER_HINTS),
+        Check(asked="OFA-KD minus KD", measured=gain(arms, FULL, KD), limit=-BEHIND),
         Check(
             asked="an advantage over KD",
-            measured=full - _mean(arms, KD),
+            measured=gain(arms, FULL, KD),
             limit=BEHIND,
             decides=False,
         ),
         Check(
             asked=f"control: OFA-KD minus labels alone, on {FEW} images",
-            measured=_mean(few, FULL) - _mean(few, LABELS),
+            measured=gain(few, FULL, LABELS),
             limit=0.0,
             decides=False,
         ),
@@ -152,9 +153,8 @@ def _rows(arms: Sequence[Mapping[str, Arm]], seeds: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
     for name in arms[0]:
         row: dict[str, str | int | float] = {"loss": name}
-        row |= {f"seed {s}": round(a[name].accuracy, 3) for s, a in zip(seeds, arms, strict=True)}
-        row["mean"] = round(_mean(arms, name), 3)
-        row["CPU s"] = round(statistics.mean(arm[name].seconds for arm in arms), 1)
+        row |= columns(arms, name, seeds)
+        row["CPU s"] = round(mean(arms, name, attrgetter("seconds")), 1)
         rows.append(row)
     return rows
 
@@ -173,7 +173,3 @@ def _notes(epochs: int, results: Sequence[_Seed]) -> tuple[str, ...]:
         "KD, unless the check above says so.",
         f"On {FEW} images an epoch has two steps.",
     )
-
-
-def _mean(arms: Sequence[Mapping[str, Arm]], name: str) -> float:
-    return statistics.mean(arm[name].accuracy for arm in arms)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
+from sartor.reproduce.over_seeds import columns, gain, mean
 from sartor.reproduce.scalenet_training import (
     BASE,
     COPIES,
@@ -58,8 +59,8 @@ def run(quick: bool = False) -> Evidence:
         "from scratch.",
         measure="validation accuracy, ScaleNet (cyclic, short training) against twice the depth "
         "from scratch (long training)",
-        baseline=_mean(results, SCRATCH),
-        measured=_mean(results, CYCLIC),
+        baseline=mean(results, SCRATCH),
+        measured=mean(results, CYCLIC),
         checks=checks,
         tables={"Accuracy, seed by seed": _rows(results, seeds)},
         losses=losses(results),
@@ -71,10 +72,6 @@ def run(quick: bool = False) -> Evidence:
 
 def judge(results: Sequence[dict[str, Trained]]) -> tuple[Check, ...]:
     """The pass rules, then what is reported either way."""
-
-    def gain(name: str, other: str) -> float:
-        return _mean(results, name) - _mean(results, other)
-
     first = results[0]
     return (
         Check(
@@ -91,12 +88,12 @@ def judge(results: Sequence[dict[str, Trained]]) -> tuple[Check, ...]:
         ),
         Check(
             asked="accuracy: ScaleNet, short, minus twice the depth from scratch, long",
-            measured=gain(CYCLIC, SCRATCH),
+            measured=gain(results, CYCLIC, SCRATCH),
             limit=-BEHIND,
         ),
         Check(
             asked="accuracy: ScaleNet, short, minus twice the depth from scratch, short",
-            measured=gain(CYCLIC, SHORT),
+            measured=gain(results, CYCLIC, SHORT),
             limit=AHEAD,
         ),
         Check(
@@ -106,19 +103,19 @@ def judge(results: Sequence[dict[str, Trained]]) -> tuple[Check, ...]:
         ),
         Check(
             asked="control: ScaleNet minus the base trained on for as many epochs",
-            measured=gain(CYCLIC, LONGER),
+            measured=gain(results, CYCLIC, LONGER),
             limit=BEHIND,
             decides=False,
         ),
         Check(
             asked="control: ScaleNet minus sharing without adapters",
-            measured=gain(CYCLIC, PLAIN),
+            measured=gain(results, CYCLIC, PLAIN),
             limit=BEHIND,
             decides=False,
         ),
         Check(
             asked="control: ScaleNet minus copies that are not shared",
-            measured=gain(CYCLIC, COPIES),
+            measured=gain(results, CYCLIC, COPIES),
             limit=-BEHIND,
             decides=False,
         ),
@@ -145,8 +142,7 @@ def _rows(results: Sequence[dict[str, Trained]], seeds: Iterable[int]) -> list[R
             "kFLOPs": round(first.flops / 1e3),
             "before": round(statistics.mean(one.before for one in made), 3),
         }
-        row |= {f"seed {s}": round(o.accuracy, 3) for s, o in zip(seeds, made, strict=True)}
-        row["mean"] = round(statistics.mean(one.accuracy for one in made), 3)
+        row |= columns(results, name, seeds)
         row["CPU s"] = round(statistics.mean(one.seconds for one in made), 1)
         rows.append(row)
     return rows
@@ -164,7 +160,3 @@ def _notes(schedule: Schedule) -> tuple[str, ...]:
         "The epochs of the base count for nothing in the claim, as it is given; with them ScaleNet "
         "has seen more data than the network from scratch.",
     )
-
-
-def _mean(results: Sequence[dict[str, Trained]], name: str) -> float:
-    return statistics.mean(result[name].accuracy for result in results)

@@ -8,12 +8,13 @@ without a choice.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
+from sartor.reproduce.over_seeds import columns, gain, mean
 from sartor.reproduce.sparse_mlp_training import (
     BALANCE,
     BOTH,
@@ -52,10 +53,10 @@ def run(quick: bool = False) -> Evidence:
         claim="Experts over tokens in the last blocks of a Mixer add parameters at nearly the same "
         "operations for an image, all of them get work, and accuracy does not suffer.",
         measure="validation accuracy, 8 token experts in the last 2 of 4 blocks against the Mixer",
-        baseline=_mean(results, MIXER),
-        measured=_mean(results, SPARSE),
+        baseline=mean(results, MIXER),
+        measured=mean(results, SPARSE),
         checks=checks,
-        tables={"After equally many steps": _rows(results)},
+        tables={"After equally many steps": _rows(results, seeds)},
         losses=losses(results),
         notes=_notes(schedule),
         seeds=seeds,
@@ -94,12 +95,12 @@ def _decisive(results: Sequence[Mapping[str, Trained]]) -> tuple[Check, ...]:
         ),
         Check(
             asked="accuracy, minus that of the Mixer",
-            measured=_gain(results, SPARSE, MIXER),
+            measured=gain(results, SPARSE, MIXER),
             limit=-BEHIND,
         ),
         Check(
             asked="accuracy, minus that of one expert (control)",
-            measured=_gain(results, SPARSE, ONE),
+            measured=gain(results, SPARSE, ONE),
             limit=-BEHIND,
         ),
     )
@@ -109,26 +110,26 @@ def _reported(results: Sequence[Mapping[str, Trained]]) -> tuple[Check, ...]:
     return (
         Check(
             asked="entropy, minus that without balance loss, mean over seeds",
-            measured=_mean(results, SPARSE, lambda t: t.entropy)
-            - _mean(results, UNBALANCED, lambda t: t.entropy),
+            measured=mean(results, SPARSE, attrgetter("entropy"))
+            - mean(results, UNBALANCED, attrgetter("entropy")),
             limit=0.0,
             decides=False,
         ),
         Check(
             asked="accuracy, token experts alone minus channel experts too",
-            measured=_gain(results, SPARSE, BOTH),
+            measured=gain(results, SPARSE, BOTH),
             limit=0.0,
             decides=False,
         ),
         Check(
             asked="accuracy, minus that without balance loss",
-            measured=_gain(results, SPARSE, UNBALANCED),
+            measured=gain(results, SPARSE, UNBALANCED),
             limit=0.0,
             decides=False,
         ),
         Check(
             asked="accuracy, routing's own gain over one expert",
-            measured=_gain(results, SPARSE, ONE),
+            measured=gain(results, SPARSE, ONE),
             limit=BEHIND,
             decides=False,
         ),
@@ -137,16 +138,14 @@ def _reported(results: Sequence[Mapping[str, Trained]]) -> tuple[Check, ...]:
 
 def losses(results: Sequence[Mapping[str, Trained]]) -> tuple[str, ...]:
     """What the training costs."""
-    slower = _mean(results, SPARSE, lambda t: t.seconds) / _mean(
-        results, MIXER, lambda t: t.seconds
-    )
+    sparse, mixer = (mean(results, name, attrgetter("seconds")) for name in (SPARSE, MIXER))
     return (
-        f"Training takes {slower:.2f} times the CPU seconds of the Mixer at nearly the same "
-        "operations: sorting units by expert is not free.",
+        f"Training takes {sparse / mixer:.2f} times the CPU seconds of the Mixer at nearly the "
+        "same operations: sorting units by expert is not free.",
     )
 
 
-def _rows(results: Sequence[Mapping[str, Trained]]) -> list[Row]:
+def _rows(results: Sequence[Mapping[str, Trained]], seeds: Iterable[int]) -> list[Row]:
     rows: list[Row] = []
     for name, first in results[0].items():
         made = [result[name] for result in results]
@@ -155,13 +154,11 @@ def _rows(results: Sequence[Mapping[str, Trained]]) -> list[Row]:
             "parameters": first.params,
             "kFLOPs": round(first.flops / 1e3),
         }
-        for number, one in enumerate(made):
-            row[f"seed {number}"] = round(one.validation, 3)
-        row["mean"] = round(statistics.mean(one.validation for one in made), 4)
+        row |= columns(results, name, seeds)
         routed = bool(first.shares)
         row["smallest share"] = round(min(one.least for one in made), 3) if routed else ""
         row["entropy"] = round(min(one.entropy for one in made), 3) if routed else ""
-        row["CPU seconds"] = round(statistics.mean(one.seconds for one in made), 1)
+        row["CPU seconds"] = round(mean(results, name, attrgetter("seconds")), 1)
         rows.append(row)
     return rows
 
@@ -176,15 +173,3 @@ def _notes(schedule: Schedule) -> tuple[str, ...]:
         "Not shown: ImageNet after self-supervised pretraining (+2.5 points in the paper), and "
         "speed: operations are counted, not timed.",
     )
-
-
-def _gain(results: Sequence[Mapping[str, Trained]], name: str, other: str) -> float:
-    return _mean(results, name) - _mean(results, other)
-
-
-def _mean(
-    results: Sequence[Mapping[str, Trained]],
-    name: str,
-    of: Callable[[Trained], float] = lambda trained: trained.validation,
-) -> float:
-    return statistics.mean(of(result[name]) for result in results)

@@ -97,8 +97,8 @@ class Trained:
     Attributes:
         params: of the net.
         flops: of one image.
-        selection: accuracy.
-        validation: accuracy.
+        selection: accuracy on selection images.
+        accuracy: on validation images.
         shares: of the validation units that each expert got, by layer; empty without routing.
         seconds: of the CPU in training.
     """
@@ -106,7 +106,7 @@ class Trained:
     params: int
     flops: int
     selection: float
-    validation: float
+    accuracy: float
     seconds: float
     shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ def _trained(
         params=count_params(model),
         flops=count_flops(model, task.example),
         selection=float(chosen),
-        validation=float(reported),
+        accuracy=float(reported),
         seconds=seconds,
         shares=_shares(model, validation),
     )
