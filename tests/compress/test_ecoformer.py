@@ -87,7 +87,7 @@ def test_what_cannot_be_converted() -> None:
     with pytest.raises(RecipeError, match=r"no attention 'blocks.0.atn'; did you mean"):
         hash_attention_(model(), IMAGES, EcoConfig(layers=("blocks.0.atn",)))
     with pytest.raises(DataError, match=r"blocks.0.attn: 17 tokens are too few for 25 anchors"):
-        hash_attention_(model(), IMAGES, EcoConfig())
+        hash_attention_(model(), IMAGES, EcoConfig(num_anchors=25))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,20 @@ def test_settings_that_cannot_be(config: dict) -> None:
         EcoConfig(**config)
 
 
-@pytest.mark.parametrize("name", ["blocks.9.attn", "blocks.0", 3])
-def test_tampered_plans(name: object) -> None:
+@pytest.mark.parametrize(
+    "plan",
+    [{"blocks.9.attn": 5}, {"blocks.0": 5}, {"blocks.0.attn": 0}, {"blocks.0.attn": "5"}],
+)
+def test_tampered_plans(plan: dict) -> None:
     with pytest.raises(RecipeError, match="fit again"):
-        convert_attention_(model(), [name], EcoConfig())
+        convert_attention_(model(), plan, EcoConfig())
+
+
+def test_few_tokens_get_as_many_anchors_as_there_are() -> None:
+    """Of its own accord, and any hash of a class token and a map of 4 x 4."""
+    hashed = model()
+    hash_attention_(hashed, IMAGES, EcoConfig(steps=1))
+    assert [block.attn.hash.num_anchors for block in hashed.blocks] == [17, 17]
+    wide = tiny_vit(patch_size=1, depth=1)
+    hash_attention_(wide, IMAGES, EcoConfig(steps=1))
+    assert wide.blocks[0].attn.hash.num_anchors == 25

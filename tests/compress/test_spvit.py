@@ -8,12 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.compress.spvit import SPViTConfig, compact_, estimate_norms_, prune_attention_
-from sartor.compress.spvit_search import (
-    Architecture,
-    SinglePathSearch,
-    branch_macs,
-    cost_bounds,
-)
+from sartor.compress.spvit_cost import branch_macs, cost_bounds
+from sartor.compress.spvit_search import Architecture, SinglePathSearch
 from sartor.core import DataError, FamilyError, NoEffectError, RecipeError
 from sartor.nn import tiny_vit
 from sartor.testing import tiny_swin_family, tiny_task

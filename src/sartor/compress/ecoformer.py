@@ -9,7 +9,7 @@ batch; short training must follow. Deviation: the paper first trains without spa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from sartor.measure import count_flops, count_params
 from sartor.nn.attention_energy import attention_energy
 from sartor.nn.eco_attention import EcoAttention
 from sartor.nn.ecoformer import fit_hashes_
+from sartor.nn.token_grid import token_counts
 
 __all__ = [
     "EcoConfig",
@@ -31,6 +32,9 @@ __all__ = [
     "hash_attention_",
     "plan_eco",
 ]
+
+#: of each hash, where there are as many tokens
+_ANCHORS = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +45,11 @@ class EcoConfig:
         layers: dotted names of the attentions to convert; empty is all that can be.
         share_qk: what the shared projection starts as: ``q``, or ``mean`` of queries and keys.
         num_bits: signs a code, at least 1.
-        num_anchors: tokens that each hash compares with, at least 1 and at most the tokens.
+        num_anchors: tokens that each hash compares with, at least 1 and at most the tokens;
+            ``None`` is 25, or all tokens where they are fewer.
         bias: ``mean``, or ``self`` as the official code.
-        topk: nearest and farthest tokens that fitting looks at, at most half of the tokens.
+        topk: nearest and farthest tokens that fitting looks at, at most half of the tokens;
+            ``None`` is 10, or half of the tokens where they are fewer than 20.
         steps: of SGD a bit.
         lr: its learning rate.
         images: of the batch that hashes are fitted on, in ``fit``.
@@ -53,9 +59,9 @@ class EcoConfig:
     layers: tuple[str, ...] = ()
     share_qk: str = "q"
     num_bits: int = 16
-    num_anchors: int = 25
+    num_anchors: int | None = None
     bias: str = "mean"
-    topk: int = 10
+    topk: int | None = None
     steps: int = 100
     lr: float = 0.1
     images: int = 64
@@ -67,7 +73,8 @@ class EcoConfig:
                 "EcoFormer's share_qk is q or mean and its bias mean or self, got "
                 f"{self.share_qk!r} and {self.bias!r}."
             )
-        least = min(self.num_bits, self.num_anchors, self.topk, self.steps, self.images)
+        numbers = (self.num_bits, self.num_anchors, self.topk, self.steps, self.images)
+        least = min(number for number in numbers if number is not None)
         if least < 1 or not 0 <= self.lr < float("inf"):
             raise RecipeError(
                 "EcoFormer's bits, anchors, topk, steps and images are at least 1 and its lr at "
@@ -101,7 +108,7 @@ def hash_attention_(model: nn.Module, images: Tensor, config: EcoConfig) -> Move
         True
     """
     before = _count(model, images[:1])
-    plan, skipped = plan_eco(model, config)
+    plan, skipped = plan_eco(model, images[:1], config)
     if not plan:
         raise NoEffectError(
             f"EcoFormer replaced nothing in {type(model).__name__}: "
@@ -116,11 +123,14 @@ def hash_attention_(model: nn.Module, images: Tensor, config: EcoConfig) -> Move
     return MoveReport(before=before, after=after, skipped=(*skipped, *notes))
 
 
-def plan_eco(model: nn.Module, config: EcoConfig) -> tuple[list[str], list[str]]:
+def plan_eco(
+    model: nn.Module, example: Tensor, config: EcoConfig
+) -> tuple[dict[str, int], list[str]]:
     """Find the attentions that EcoAttention can take the place of.
 
     Returns:
-        Their names, and a sentence for each attention that must stay.
+        Name of the attention -> anchors of its hash; and a sentence for each attention that must
+        stay.
 
     Raises:
         RecipeError: ``config.layers`` names what is no attention.
@@ -129,43 +139,55 @@ def plan_eco(model: nn.Module, config: EcoConfig) -> tuple[list[str], list[str]]
     for name in config.layers:
         if name not in found:
             raise RecipeError(f"There is no attention {name!r}; {nearest(name, found)}")
-    plan, skipped = [], []
+    tokens = token_counts(model, example, found)
+    plan, skipped = {}, []
     for name, attention in found.items():
-        reason = _reason_to_stay(attention)
+        reason = _reason_to_stay(attention) if name in tokens else "the model does not run it"
         if config.layers and name not in config.layers:
             reason = "it is not asked for"
         if reason:
             skipped.append(f"{name}: {reason}")
         else:
-            plan.append(name)
+            plan[name] = config.num_anchors or min(_ANCHORS, tokens[name][0])
     return plan, skipped
 
 
-def convert_attention_(model: nn.Module, names: Iterable[str], config: EcoConfig) -> None:
+def convert_attention_(model: nn.Module, plan: Mapping[str, int], config: EcoConfig) -> None:
     """Put EcoAttention with unfitted hashes in the place of attentions, with their weights.
 
+    Args:
+        model: is changed in place.
+        plan: as :func:`plan_eco` gives it.
+        config: of the conversion.
+
     Raises:
-        RecipeError: a name is not that of an attention which can be replaced.
+        RecipeError: a name is not that of an attention which can be replaced, or it gets no
+            anchors.
     """
-    for name in names:
+    for name, anchors in plan.items():
         modules = dict(model.named_modules())
-        attention = modules.get(name) if isinstance(name, str) else None
-        if not isinstance(attention, _kinds()) or _reason_to_stay(attention):
+        attention = modules.get(name)
+        fits = isinstance(attention, _kinds()) and not _reason_to_stay(attention)
+        if not fits or type(anchors) is not int or anchors < 1:
             raise RecipeError(
-                f"The recipe puts EcoAttention at {name!r}, where it cannot be; fit again."
+                f"The recipe puts EcoAttention with {anchors!r} anchors at {name!r}, where it "
+                "cannot be; fit again."
             )
         owner, _, leaf = name.rpartition(".")
-        made = eco_from_attention(attention, config).train(attention.training)
+        made = eco_from_attention(attention, config, anchors).train(attention.training)
         setattr(modules[owner], leaf, made)
 
 
 @torch.no_grad()
-def eco_from_attention(attention: Any, config: EcoConfig) -> EcoAttention:
+def eco_from_attention(
+    attention: Any, config: EcoConfig, num_anchors: int = _ANCHORS
+) -> EcoAttention:
     """Make an EcoAttention of the weights of timm's plain or PVTv2's attention.
 
     Args:
         attention: is left as it is.
         config: of the conversion.
+        num_anchors: of its hash.
 
     Returns:
         The layer, its hash not fitted.
@@ -181,7 +203,7 @@ def eco_from_attention(attention: Any, config: EcoConfig) -> EcoAttention:
         attention.num_heads,
         qkv_bias="bias" in parts,
         num_bits=config.num_bits,
-        num_anchors=config.num_anchors,
+        num_anchors=num_anchors,
         bias=config.bias,
         proj_drop=attention.proj_drop.p,
     ).to(attention.proj.weight)

@@ -10,22 +10,24 @@ statistics of the new BatchNorms are estimated before training.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from sartor.compress.spvit_search import (
-    Architecture,
-    SinglePathSearch,
+from sartor.compress.spvit_cost import (
     check_transformer,
     cost_bounds,
+    prefix_tokens,
+    transformer_blocks,
 )
+from sartor.compress.spvit_search import Architecture, SinglePathSearch
 from sartor.core.errors import DataError, NoEffectError, RecipeError
 from sartor.core.move import MoveReport
 from sartor.measure import count_flops, count_params
+from sartor.nn.sources import seeded
 from sartor.nn.token_grid import patch_grid
 from sartor.nn.unified_attention import UnifiedAttention, UnifiedMlp
 
@@ -36,6 +38,9 @@ __all__ = [
     "prune_attention_",
     "search_",
 ]
+
+#: that statistics of the new norms are estimated on
+_NORM_BATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,7 @@ def compact_(model: nn.Module, architecture: Architecture, *, alpha: float = 0.0
     """Build an architecture from the weights of a model, in place; nothing else is left.
 
     Args:
-        model: a plain vision transformer, or the model inside a search.
+        model: a plain vision transformer, a route through several, or the model inside a search.
         architecture: kinds and units of each block.
         alpha: temperature of the softmax over heads, for a plain model.
 
@@ -87,8 +92,12 @@ def compact_(model: nn.Module, architecture: Architecture, *, alpha: float = 0.0
 
     Raises:
         RecipeError: the architecture is of another depth or width.
+        FamilyError: the model is no plain vision transformer.
     """
-    blocks: Any = model.blocks
+    blocks = transformer_blocks(model)
+    searched = any(isinstance(block.attn, UnifiedAttention) for block in blocks)
+    if not searched:
+        check_transformer(model)
     widths = [block.mlp.fc1.out_features for block in blocks]
     if len(widths) != len(architecture.kinds) or any(
         max(units, default=0) >= width
@@ -96,15 +105,12 @@ def compact_(model: nn.Module, architecture: Architecture, *, alpha: float = 0.0
     ):
         raise RecipeError(
             f"The architecture has {len(architecture.kinds)} blocks, and the model {len(widths)} "
-            "of "
-            f"{widths} hidden units; take the model that was searched."
+            f"of {widths} hidden units; take the model that was searched."
         )
-    if not isinstance(blocks[0].attn, UnifiedAttention):
-        check_transformer(model)
-    grid, prefix = patch_grid(model), int(model.num_prefix_tokens)  # type: ignore[call-overload]
+    grid, prefix = patch_grid(model), prefix_tokens(model)
     for block, kind, units in zip(blocks, architecture.kinds, architecture.units, strict=True):
         attn, mlp = block.attn, block.mlp
-        if not isinstance(attn, UnifiedAttention):
+        if not searched:
             attn = UnifiedAttention.from_attention(attn, grid, prefix, alpha=alpha)
             mlp = UnifiedMlp(mlp)
         block.attn = attn.compact(kind).train(block.training)
@@ -140,8 +146,9 @@ def prune_attention_(
     The search trains a copy; the result has the weights that ``model`` had.
 
     Args:
-        model: a trained vision transformer of timm; is changed in place.
-        batches: inputs and targets, run through as often as needed.
+        model: a trained vision transformer of timm, or a route through several; is changed in
+            place.
+        batches: inputs and targets; gone through as often as needed, one batch at a time.
         loss: (model, inputs, targets) -> scalar.
         config: of the search.
 
@@ -152,20 +159,16 @@ def prune_attention_(
     Raises:
         NoEffectError: no gate closed.
         FamilyError: the model is no plain vision transformer.
-        DataError: there is no batch.
+        DataError: there is no batch, or none when the data is gone through again.
     """
-    pairs = list(batches)
-    if not pairs:
-        raise DataError(
-            "SPViT searches while it trains and was given no batch; give training data."
-        )
     check_transformer(model)
-    example = pairs[0][0][:1]
-    before = _count(model, example)
+    with seeded(config.seed):
+        images = _first_images(batches).to(_device(model))
+    before = _count(model, images[:1])
     searched = copy.deepcopy(model)
     target = config.ratio * cost_bounds(searched)[1]
     search = SinglePathSearch(searched, target, lam_rel=config.lam_rel, alpha=config.alpha)
-    search_(search, pairs, loss, config)
+    search_(search, batches, loss, config)
     if search.architecture() == _untouched(search):
         raise NoEffectError(
             f"No gate closed in {config.steps} steps at a threshold rate of {config.arch_lr}; "
@@ -173,42 +176,75 @@ def prune_attention_(
         )
     architecture = search.meet_target_()
     compact_(model, architecture, alpha=config.alpha)
-    estimate_norms_(model, torch.cat([inputs for inputs, _ in pairs[:4]]))
+    estimate_norms_(model, images)
     notes = [
-        f"blocks.{i}: {kind}, {len(units)} hidden units"
+        f"block {i}: {kind}, {len(units)} hidden units"
         for i, (kind, units) in enumerate(zip(architecture.kinds, architecture.units, strict=True))
     ]
-    report = MoveReport(before=before, after=_count(model, example), skipped=tuple(notes))
+    report = MoveReport(before=before, after=_count(model, images[:1]), skipped=tuple(notes))
     return report, architecture
 
 
 def search_(
     search: SinglePathSearch,
-    pairs: Sequence[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
     config: SPViTConfig,
 ) -> None:
-    """Train weights and thresholds together, in place, and end in eval mode."""
+    """Train weights and thresholds together, in place, and end in eval mode.
+
+    Args:
+        search: stays on its device, where batches are moved to.
+        batches: inputs and targets; gone through as often as needed, one batch at a time.
+        loss: (model, inputs, targets) -> scalar.
+        config: of the search.
+
+    Raises:
+        DataError: there is no batch, or none when the data is gone through again.
+    """
     weights = torch.optim.AdamW(search.weight_parameters(), lr=config.lr, weight_decay=0.05)
     gates = torch.optim.AdamW(search.arch_parameters(), lr=config.arch_lr, weight_decay=0.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
+    device = _device(search)
+    with seeded(config.seed):
+        images = _first_images(batches).to(device)
         search.train()
-        for step in range(config.steps):
-            inputs, targets = pairs[step % len(pairs)]
+        for step, (inputs, targets) in enumerate(islice(_endless(batches), config.steps)):
             ramp = (step + 1) / config.steps
-            total = loss(search, inputs, targets) + ramp * search.complexity_loss()
+            total = loss(search, inputs.to(device), targets.to(device))
+            total = total + ramp * search.complexity_loss()
             weights.zero_grad()
             gates.zero_grad()
             total.backward()
             weights.step()
             gates.step()
-    estimate_norms_(search, torch.cat([inputs for inputs, _ in pairs[:4]]))
+    estimate_norms_(search, images)
     search.eval()
 
 
+def _endless(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        found = False
+        for inputs, targets in batches:
+            found = True
+            yield inputs, targets
+        if not found:
+            raise DataError(
+                "SPViT searches while it trains and its data has no batch, or none when it is gone "
+                "through again; give a loader or a list of training data."
+            )
+
+
+def _first_images(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of a few batches, for statistics."""
+    return torch.cat([inputs for inputs, _ in islice(_endless(batches), _NORM_BATCHES)])
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _untouched(search: SinglePathSearch) -> Architecture:
-    blocks = search.model.blocks
+    blocks = search.blocks
     return Architecture(
         kinds=("attention",) * len(blocks),
         units=tuple(tuple(range(block.mlp.thresholds.numel())) for block in blocks),

@@ -6,19 +6,26 @@ Single Path", TPAMI 2024, arXiv 2111.11802; deviations stand in :mod:`sartor.com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sartor.compress.spvit_cost import (
+    branch_macs,
+    check_transformer,
+    cost_bounds,
+    prefix_tokens,
+    transformer_blocks,
+)
 from sartor.core.errors import FamilyError, RecipeError
 from sartor.nn.single_path_gates import hard_gates
 from sartor.nn.token_grid import patch_grid
 from sartor.nn.unified_attention import KINDS, UnifiedAttention, UnifiedMlp
 
-__all__ = ["Architecture", "SinglePathSearch", "branch_macs", "check_transformer", "cost_bounds"]
+__all__ = ["Architecture", "SinglePathSearch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,8 @@ class SinglePathSearch(nn.Module):
     """A vision transformer that is trained while its gates learn which parts it needs.
 
     Args:
-        model: a timm ``VisionTransformer`` or DeiT; is changed in place, with its weights.
+        model: a timm ``VisionTransformer`` or DeiT, or a route through several; is changed in
+            place, with its weights.
         target_macs: multiply-adds to reach.
         lam: weight of the squared error of the cost in 1e9 multiply-adds, as in the paper.
         lam_rel: weight of the squared error in units of the whole model's cost, instead.
@@ -106,7 +114,7 @@ class SinglePathSearch(nn.Module):
         self.fixed_macs, self.dense_macs = floor, dense
         self.model: Any = model
         self.target_macs, self.lam, self.lam_rel = float(target_macs), lam, lam_rel
-        grid, prefix = patch_grid(model), int(self.model.num_prefix_tokens)
+        grid, prefix = patch_grid(model), prefix_tokens(model)
         for block in blocks:
             block.attn = UnifiedAttention.from_attention(
                 block.attn, grid, prefix, theta=theta, alpha=alpha
@@ -114,6 +122,11 @@ class SinglePathSearch(nn.Module):
             block.mlp = UnifiedMlp(block.mlp, theta=theta).train(block.training)
         self.patches = grid[0] * grid[1]
         self.tokens = self.patches + prefix
+
+    @property
+    def blocks(self) -> list[Any]:
+        """Blocks that have gates."""
+        return transformer_blocks(self.model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images -> what the model gives with the gates of now."""
@@ -130,10 +143,11 @@ class SinglePathSearch(nn.Module):
 
     def macs(self) -> Tensor:
         """Multiply-adds of the gates cut at one half, with a gradient to the thresholds."""
-        blocks, dim = self.model.blocks, self.model.embed_dim
-        low, middle, high = branch_macs(dim, blocks[0].attn.num_heads, self.patches, self.tokens)
-        total = blocks[0].attn.thresholds.new_tensor(self.fixed_macs, dtype=torch.float64)
-        for block in blocks:
+        thresholds = self.arch_parameters()[0]
+        total = thresholds.new_tensor(self.fixed_macs, dtype=torch.float64)
+        for block in self.blocks:
+            dim, heads = block.attn.dim, block.attn.num_heads
+            low, middle, high = branch_macs(dim, heads, self.patches, self.tokens)
             one, two, three = hard_gates(block.attn.thresholds.double()).cumprod(dim=0)
             total = total + one * low + two * (middle - low) + three * (high - middle)
             units = hard_gates(block.mlp.thresholds.double()).sum()
@@ -151,8 +165,8 @@ class SinglePathSearch(nn.Module):
     def architecture(self) -> Architecture:
         """What the gates choose now."""
         return Architecture(
-            kinds=tuple(block.attn.kind for block in self.model.blocks),
-            units=tuple(tuple(block.mlp.kept.tolist()) for block in self.model.blocks),
+            kinds=tuple(block.attn.kind for block in self.blocks),
+            units=tuple(tuple(block.mlp.kept.tolist()) for block in self.blocks),
         )
 
     @torch.no_grad()
@@ -166,12 +180,19 @@ class SinglePathSearch(nn.Module):
             The architecture, which the gates then choose.
         """
         kinds = self.architecture().kinds
-        thresholds = [block.mlp.thresholds for block in self.model.blocks]
+        thresholds = [block.mlp.thresholds.clone() for block in self.blocks]
         every = torch.cat(thresholds)
+        costs = torch.cat(
+            [
+                torch.full((len(one),), 2.0 * self.patches * block.attn.dim, dtype=torch.float64)
+                for one, block in zip(thresholds, self.blocks, strict=True)
+            ]
+        )
         self.choose(Architecture(kinds=kinds, units=((),) * len(kinds)))
-        room = (self.target_macs - float(self.macs())) / (2 * self.patches * self.model.embed_dim)
-        count = min(max(int(room), 0), len(every))
-        best = every.argsort(descending=True, stable=True)[:count].sort().values.tolist()
+        order = every.argsort(descending=True, stable=True).cpu()
+        room = self.target_macs - float(self.macs())
+        count = int((costs[order].cumsum(0) <= room).sum())
+        best = order[:count].sort().values.tolist()
         units, first = [], 0
         for one in thresholds:
             units.append(tuple(i - first for i in best if first <= i < first + len(one)))
@@ -183,61 +204,7 @@ class SinglePathSearch(nn.Module):
     def choose(self, architecture: Architecture) -> None:
         """Set all gates so that they choose an architecture."""
         for block, kind, units in zip(
-            self.model.blocks, architecture.kinds, architecture.units, strict=True
+            self.blocks, architecture.kinds, architecture.units, strict=True
         ):
             block.attn.choose(kind)
             block.mlp.choose(list(units))
-
-
-def branch_macs(dim: int, num_heads: int, patches: int, tokens: int) -> tuple[int, int, int]:
-    """Multiply-adds of the 1x1 and the 3x3 bottleneck and of attention, by the paper's count.
-
-    Example:
-        >>> branch_macs(192, 3, 196, 197)
-        (4816896, 24084480, 43951488)
-    """
-    hidden = dim // num_heads
-    dear = 4 * tokens * dim**2 + 2 * dim * tokens**2
-    return patches * 2 * dim * hidden, patches * 10 * dim * hidden, dear
-
-
-def cost_bounds(model: Any) -> tuple[float, float]:
-    """Multiply-adds of a plain vision transformer with all gates closed and open.
-
-    Closed leaves patch embedding, classifier and norms.
-    """
-    (height, width), dim = patch_grid(model), model.embed_dim
-    patches, depth = height * width, len(model.blocks)
-    tokens, head = patches + int(model.num_prefix_tokens), model.get_classifier()
-    classes = head.weight.numel() if isinstance(head, nn.Linear) else 0
-    floor = patches * model.patch_embed.proj.weight.numel() + classes + 2 * dim * tokens * depth
-    units = sum(block.mlp.fc1.out_features for block in model.blocks)
-    dear = branch_macs(dim, model.blocks[0].attn.num_heads, patches, tokens)[2]
-    return float(floor), float(floor + depth * dear + 2 * patches * dim * units)
-
-
-def check_transformer(model: nn.Module) -> Sequence[Any]:
-    """Blocks of a vision transformer that a search can go through.
-
-    Raises:
-        FamilyError: it is another model, or a block has other than plain attention and a plain
-            feed-forward layer.
-    """
-    blocks: Any = getattr(model, "blocks", ())
-    plain = len(blocks) and hasattr(model, "num_prefix_tokens") and hasattr(model, "embed_dim")
-    for block in blocks:
-        attn, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
-        norms = [getattr(attn, name, None) for name in ("q_norm", "k_norm", "norm")]
-        norms.append(getattr(mlp, "norm", None))
-        plain = (
-            plain
-            and all(isinstance(norm, nn.Identity) for norm in norms)
-            and getattr(attn, "gate", None) is None
-            and attn.attn_dim == attn.qkv.in_features
-        )
-    if not plain:
-        raise FamilyError(
-            f"SPViT searches through plain vision transformers of timm, and {type(model).__name__} "
-            "is none, or its blocks were changed; give a VisionTransformer or DeiT."
-        )
-    return list(blocks)

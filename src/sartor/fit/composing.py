@@ -34,8 +34,8 @@ class Composer:
     late: Callable[[], bool]
 
     def compose(self, scout: str) -> None:
-        """Try every move on ``scout``; those that help there on all others; then again on what was
-        pruned. Of models that differ in their weights alone, the first is pruned.
+        """Try every move on ``scout``; those that help there on all others; then again on what they
+        changed. Of models that differ in their weights alone, the first is pruned.
         """
         state = self.workshop.state
         tried = self._propose([scout])
@@ -49,8 +49,8 @@ class Composer:
         others.sort(key=lambda c: -(c.folder / "model.safetensors").stat().st_size)
         rest = self._propose([c.id for c in others], twins(self._shapes(scout)))
         self._apply("moves", rest)
-        pruned = [v.id for v in (*tried, *rest) if v.move == "prune" and v.id in state.candidates]
-        self._apply("moves on pruned models", self._propose(pruned))
+        changed = [v.id for v in (*tried, *rest) if v.id in state.candidates]
+        self._apply("moves on changed models", self._propose(changed))
 
     def _shapes(self, scout: str) -> dict[str, Hashable]:
         """Shapes of each model's tensors, the scout's first; empty if nothing is trained again."""

@@ -50,7 +50,9 @@ def needed_bytes(family: Family, settings: FitSettings) -> int:
     """
     weights = [4 * sum(p.numel() for p in model.parameters()) for model in family.models]
     mean = sum(weights) / len(weights)
-    models = (settings.routes + len(family)) * (1 + 2 * len(settings.prune_ratios))
+    changes = len(settings.prune_ratios)
+    changes += sum(move != "prune" and not move.startswith("int8") for move in settings.moves)
+    models = (settings.routes + len(family)) * (1 + 2 * changes)
     return int(2 * mean * models + 6 * sum(weights)) + 20_000_000
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from sartor.compress.ecoformer import EcoConfig, convert_attention_, hash_attention_, plan_eco
 from sartor.core import Family, Move, MoveContext, MoveResult, RecipeError, Step
 from sartor.core.schema import Shape, check_keys
+from sartor.nn.sources import seeded
 
 __all__ = ["EcoMove"]
 
@@ -21,9 +22,9 @@ _KINDS: Shape = {
     "layers": list,
     "share_qk": str,
     "num_bits": int,
-    "num_anchors": int,
+    "num_anchors": (int, type(None)),
     "bias": str,
-    "topk": int,
+    "topk": (int, type(None)),
     "steps": int,
     "lr": (int, float),
     "images": int,
@@ -44,12 +45,13 @@ class EcoMove(Move):
     def apply(self, model: nn.Module, context: MoveContext) -> MoveResult:
         """Convert a copy, fit its hashes on training images, and train it briefly."""
         hashed = copy.deepcopy(model)
-        plan, _ = plan_eco(model, self.config)
-        images = context.task.batch(self.config.images).to(next(model.parameters()).device)
+        with seeded(self.config.seed):
+            images = context.task.batch(self.config.images).to(next(model.parameters()).device)
+        plan, _ = plan_eco(model, images[:1], self.config)
         report = hash_attention_(hashed, images, self.config)
         context.recover(hashed)
         config = {**asdict(self.config), "layers": list(self.config.layers)}
-        step = Step(move=self.id, config=config, plan={"layers": plan})
+        step = Step(move=self.id, config=config, plan={"anchors": plan})
         return MoveResult(model=hashed, step=step, report=report)
 
     @classmethod
@@ -58,7 +60,7 @@ class EcoMove(Move):
         if isinstance(base, Family):
             raise RecipeError("The recipe hashes attention before any model is chosen; fit again.")
         check_keys(step.config, "The recipe's ecoformer", {}, _KINDS)
-        check_keys(step.plan, "The recipe's plan of ecoformer", {"layers": list}, {})
+        check_keys(step.plan, "The recipe's plan of ecoformer", {"anchors": dict}, {})
         given = {**step.config, "layers": tuple(step.config.get("layers", ()))}
-        convert_attention_(base, step.plan["layers"], EcoConfig(**given))
+        convert_attention_(base, step.plan["anchors"], EcoConfig(**given))
         return base

@@ -22,6 +22,8 @@ from sartor.runtime.onnx import OnnxModule, to_onnx
 __all__ = ["DynamicInt8Move", "StaticInt8Move"]
 
 _FILE = "model.onnx"
+#: every move whose result is a float module
+_AFTER = frozenset({"start", "prune", "litv2", "hvt", "ecoformer", "spvit"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class DynamicInt8Move(Move):
 
     id: ClassVar[str] = "int8-dynamic"
     runtimes: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
-    after: ClassVar[frozenset[str]] = frozenset({"start", "prune"})
+    after: ClassVar[frozenset[str]] = _AFTER
     artifact: ClassVar[bool] = True
 
     config: Int8DynamicConfig = field(default_factory=Int8DynamicConfig)
@@ -53,7 +55,7 @@ class StaticInt8Move(Move):
 
     id: ClassVar[str] = "int8-static"
     runtimes: ClassVar[frozenset[str]] = frozenset({"onnxruntime"})
-    after: ClassVar[frozenset[str]] = frozenset({"start", "prune"})
+    after: ClassVar[frozenset[str]] = _AFTER
     artifact: ClassVar[bool] = True
 
     config: Int8StaticConfig = field(default_factory=Int8StaticConfig)

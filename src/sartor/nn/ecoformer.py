@@ -30,7 +30,7 @@ def fit_hashes_(
     model: nn.Module,
     images: Tensor,
     *,
-    topk: int = 10,
+    topk: int | None = 10,
     steps: int = 100,
     lr: float = 0.1,
     masked: bool = True,
@@ -43,7 +43,8 @@ def fit_hashes_(
     Args:
         model: its modes are left as they were found.
         images: a batch (B, ...), as many as fit; a layer takes 12 * B * H * N^2 bytes of memory.
-        topk: nearest and farthest tokens of each token that count.
+        topk: nearest and farthest tokens of each token that count; ``None`` is 10, or half of the
+            tokens where they are fewer than 20.
         steps: of SGD a bit.
         lr: its learning rate; the paper's is 5e-4.
         masked: whether fitting leaves out pairs that are neither near nor far.
@@ -60,11 +61,12 @@ def fit_hashes_(
 
     def fit(layer: EcoAttention, inputs: tuple[Any, ...], *, name: str) -> None:
         z = layer.hash_inputs(inputs[0])
+        count = min(10, z.shape[2] // 2) if topk is None else topk
         try:
-            layer.hash.fit(z, topk=topk, steps=steps, lr=lr, masked=masked, generator=generator)
+            layer.hash.fit(z, topk=count, steps=steps, lr=lr, masked=masked, generator=generator)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        errors[name] = layer.hash.affinity_error(z, topk=topk)
+        errors[name] = layer.hash.affinity_error(z, topk=count)
 
     hooks = [
         module.register_forward_pre_hook(functools.partial(fit, name=name))

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.compress.spvit import SPViTConfig, compact_, estimate_norms_, search_
-from sartor.compress.spvit_search import Architecture, SinglePathSearch, cost_bounds
+from sartor.compress.spvit_cost import cost_bounds
+from sartor.compress.spvit_search import Architecture, SinglePathSearch
 from sartor.core import Task
 from sartor.core.modes import eval_mode
 from sartor.core.packages import require
