@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_weights_are_loaded(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_weights_kept_beside_other_things(tmp_path: Path, key: str) -> None:
-    path = _save(tmp_path / "w.pt", {key: _state(), "epoch": 3})
+    path = _save(tmp_path / "w.pt", {key: _state(), "epoch": 3, "args": Namespace(lr=5e-4)})
     assert read_weights(path).keys() == _state().keys()
 
 

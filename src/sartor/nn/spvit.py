@@ -3,20 +3,22 @@
 Source: He, Cai, Liu, Pan, Zhang, Tao, Zhuang, "Pruning Self-attentions into Convolutional Layers in
 Single Path", TPAMI 2024, arXiv 2111.11802; kinds and widths of ziplab/SPViT's checkpoints. The rest
 is timm's. Deviation: layers are the plain ones that a search leaves, with no weights of the
-attention that they came from, so that checkpoints of the authors' fine-tuning do not load by name.
+attention that they came from; :mod:`sartor.nn.spvit_keys` makes theirs of the authors' checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError
 from sartor.core.packages import require
 from sartor.nn.backbone import Backbone
 from sartor.nn.bottleneck_conv import BottleneckConv
+from sartor.nn.spvit_keys import plain_state
 from sartor.nn.unified_attention import KINDS, NoBranch
 
 __all__ = ["BACKBONES", "spvit_deit"]
@@ -55,7 +57,7 @@ def spvit_deit(
             f"SPViT takes one of {', '.join(KINDS)} and a width of at least 1 for each block, got "
             f"{tuple(kinds)} and {tuple(widths)}."
         )
-    model: Any = require("timm.models.vision_transformer").VisionTransformer(
+    model: Any = _transformer()(
         embed_dim=embed_dim, num_heads=num_heads, depth=len(kinds), **kwargs
     )
     mlp, grid = require("timm.layers").Mlp, tuple(model.patch_embed.grid_size)
@@ -75,6 +77,19 @@ def spvit_deit(
             part.apply(_init)
     made: nn.Module = model
     return made
+
+
+@functools.cache
+def _transformer() -> type:
+    """The transformer of timm, which also takes the authors' checkpoints."""
+    base: Any = require("timm.models.vision_transformer").VisionTransformer
+
+    class SPViT(base):  # type: ignore[misc]
+        def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            """Make plain layers of what the authors keep of attention."""
+            return plain_state(state)
+
+    return SPViT
 
 
 def _init(module: nn.Module) -> None:

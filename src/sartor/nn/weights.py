@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             found: Any = safetensors.torch.load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([Namespace]):  # training scripts' settings
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own kinds
         raise FamilyError(
             f"The weights {path} cannot be read as plain tensors ({type(error).__name__}); save "
