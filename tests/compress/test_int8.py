@@ -121,6 +121,32 @@ def test_static(name: str, per_channel: bool, files: dict[str, Path], tmp_path: 
     assert relative_error(files[name], path, inputs) < 0.08
 
 
+class Stacked(nn.Module):
+    """Inputs (B, 2, 5, 4) -> (B, 2, 5, 6), by a matrix for each of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.heads = nn.Linear(4, 4), nn.Parameter(torch.randn(2, 4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) @ self.heads
+
+
+def test_stacks_of_matrices_stay_in_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Stacked(), torch.randn(3, 2, 5, 4)
+    to_onnx(model, x, tmp_path / "float.onnx")
+    report = quantize_static(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", [x], Int8StaticConfig()
+    )
+    assert report.after["quantized_nodes"] == 1
+    assert len(report.skipped) == 1 and "stack of matrices" in report.skipped[0]
+    with torch.no_grad():
+        wanted = model(x)
+    off = (OnnxModule(tmp_path / "int8.onnx")(x) - wanted).abs().max() / wanted.abs().max()
+    assert off < 0.05
+
+
 def test_static_keeps_softmax_in_float(files: dict[str, Path], tmp_path: Path) -> None:
     # integers around a softmax make ONNX Runtime 1.31 give wrong numbers
     path = tmp_path / "int8.onnx"

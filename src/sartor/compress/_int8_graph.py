@@ -62,13 +62,14 @@ def plan_nodes(proto: Any, op_types: tuple[str, ...]) -> Plan:
     """Choose the nodes of ``op_types`` with a constant weight, and those that can follow them.
 
     Products of two activations, as in attention, stay in float: they are small, and quantising them
-    costs more than it saves. Only convolutions put out integers; after matrix products come norms
-    and activations, which take floats.
+    costs more than it saves. So do products with a stack of constant matrices, one a head, which
+    ONNX Runtime does not run on integers with a scale for each column. Only convolutions put out
+    integers; after matrix products come norms and activations, which take floats.
 
     Raises:
         NoEffectError: no node of these types has a constant weight.
     """
-    constants = {tensor.name for tensor in proto.graph.initializer}
+    constants = {tensor.name: len(tensor.dims) for tensor in proto.graph.initializer}
     nodes: list[str] = []
     followers: list[str] = []
     skipped: list[str] = []
@@ -77,6 +78,9 @@ def plan_nodes(proto: Any, op_types: tuple[str, ...]) -> Plan:
         if node.op_type in WEIGHTED and node.input[1] in constants:
             if node.op_type not in op_types:
                 skipped.append(f"{node.name}: {node.op_type} is not among op_types")
+                continue
+            if node.op_type == "MatMul" and constants[node.input[1]] > 2:
+                skipped.append(f"{node.name}: its weight is a stack of matrices")
                 continue
             nodes.append(node.name)
             if node.op_type == "Conv":
