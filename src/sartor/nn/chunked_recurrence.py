@@ -9,7 +9,9 @@ divided, so strong decays cannot overflow. The backward pass is the same walk in
 computes the states again from the starts of the chunks, the only ones that are kept.
 
 K is as large as it takes to give each operation enough numbers to work on, 1 where a single state
-has enough, and c such that a segment fits the processor's cache. Shapes and symbols are those of
+has enough, and c such that a segment fits the processor's cache. All segments are computed in the
+same buffers, whose memory is then in the cache and whose steps are cut only once. Decays are powers
+of 2, which take a third of the time of powers of e. Shapes and symbols are those of
 :mod:`sartor.nn.linear_recurrence`.
 """
 
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -30,8 +33,9 @@ __all__ = ["chunked_recurrence"]
 #: numbers for one operation to work on: with a quarter of them, calling it costs about as much as
 #: the work; with four times as many, they leave the cache
 STEP = 1 << 14
-#: numbers in one segment of states; three such buffers are in work
-SEGMENT = 1 << 19
+#: numbers in one segment of states; two such buffers are in work, three in the backward pass
+SEGMENT = 1 << 18
+LOG2_E = math.log2(math.e)
 
 
 def chunked_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -72,10 +76,11 @@ class _Plan:
     def cut(self, part: Tensor) -> Tensor:
         """(L, ...) -> (M, c, K, ...): one step of all chunks of a segment is contiguous."""
         missing = self.segments * self.chunks * self.steps - self.length
+        flat = part.flatten(1).contiguous()  # as a matrix, which is turned fast
         if missing:
-            part = torch.cat((part, part.new_zeros(missing, *part.shape[1:])))
-        part = part.reshape(self.segments, self.chunks, self.steps, *part.shape[1:])
-        return part.transpose(1, 2).contiguous()
+            flat = F.pad(flat, (0, 0, 0, missing))
+        cut = flat.reshape(self.segments, self.chunks, self.steps, *part.shape[1:])
+        return cut.transpose(1, 2).contiguous()
 
     def join(self, part: Tensor) -> Tensor:
         """(M, c, K, ...) -> (L, ...)."""
@@ -85,22 +90,23 @@ class _Plan:
 class _ChunkedRecurrence(Function):
     @staticmethod
     def forward(ctx: Any, delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        blocks = list(_blocks(v, A))
+        blocks, A = list(_blocks(v, A)), A.contiguous()
         plan = _Plan.of(len(v), _numbers(blocks[0], v, A))
         delta, v, B, C = (plan.cut(part) for part in (delta, v, B, C))
         starts = v.new_empty(plan.segments, plan.chunks, *v.shape[3:5], *A.shape[1:])
         outputs = torch.empty_like(v)
         for rows, groups in blocks:
-            rates, work = A[groups], _Workspace()
+            rates = LOG2_E * A[groups]
+            a, x = (_Segment(v[0, :, :, rows, groups], A) for _ in range(2))
             carry = torch.zeros_like(starts[0, 0, rows, groups])
-            for m in range(plan.segments):
-                at = (m, ..., rows, groups, slice(None))
-                a, x = work.terms(delta[at], v[at], rates, B[at])
-                start = _starts(a, x, carry, delta[at], rates)
+            parts = (p[:, :, :, rows, groups] for p in (delta, v, B, C, outputs))
+            for start, *at in zip(starts[:, :, rows, groups], *parts, strict=True):
+                delta_m, v_m, B_m, C_m, y = at
+                _terms(a, x, delta_m, v_m, rates, B_m)
+                _starts(a, x, carry, delta_m, rates, out=start)
                 _run(a, x, start)
-                carry = x[-1, -1].clone()
-                starts[m, :, rows, groups] = start
-                outputs[at] = torch.matmul(C[at].unsqueeze(-2), x).squeeze(-2)
+                carry = x.each[-1][-1].clone()
+                y.copy_(torch.matmul(C_m.unsqueeze(-2), x.all).squeeze(-2))
         ctx.save_for_backward(delta, v, A, B, C, starts)
         ctx.plan, ctx.blocks = plan, blocks
         return plan.join(outputs)
@@ -113,50 +119,40 @@ class _ChunkedRecurrence(Function):
         grad = plan.cut(grad)
         grad_delta, grad_v, grad_B, grad_C = (torch.empty_like(p) for p in (delta, v, B, C))
         for rows, groups in ctx.blocks:
-            rates, work = A[groups], _Workspace()
+            rates = LOG2_E * A[groups]
+            a, x, g = (_Segment(v[0, :, :, rows, groups], A) for _ in range(3))
             carry = torch.zeros_like(starts[0, 0, rows, groups])
             for m in reversed(range(plan.segments)):
                 at = (m, ..., rows, groups, slice(None))
-                a, x = work.terms(delta[at], v[at], rates, B[at])
                 start = starts[m, :, rows, groups]
+                _terms(a, x, delta[at], v[at], rates, B[at])
                 _run(a, x, start)
-                g = work.third(x)
-                grad_C[at] = torch.mul(x, grad[at].unsqueeze(-2), out=g).sum(dim=-1)
-                torch.mul(grad[at].unsqueeze(-2), C[at].unsqueeze(-1), out=g)
+                grad_C[at] = torch.mul(x.all, grad[at].unsqueeze(-2), out=g.all).sum(dim=-1)
+                torch.mul(grad[at].unsqueeze(-2), C[at].unsqueeze(-1), out=g.all)
                 _run_back(a, g, carry, delta[at], rates)
-                carry = a[0, 0] * g[0, 0]
-                grad_v[at] = torch.matmul(B[at].unsqueeze(-2), g).squeeze(-2)
-                a[1:].mul_(x[:-1])  # a_t s_(t-1)
-                a[0].mul_(start)
-                a.mul_(g)  # the gradient of delta_t A
-                grad_B[at] = torch.mul(g, v[at].unsqueeze(-2), out=x).sum(dim=-1)
-                grad_delta[at] = torch.mul(a, rates, out=g).sum(dim=-2)
-                grad_A[groups] += a.mul_(delta[at].unsqueeze(-2)).sum(dim=(0, 1, 2))
+                carry = a.each[0][0] * g.each[0][0]
+                grad_v[at] = torch.matmul(B[at].unsqueeze(-2), g.all).squeeze(-2)
+                a.all[1:].mul_(x.all[:-1])  # a_t s_(t-1)
+                a.all[0].mul_(start)
+                a.all.mul_(g.all)  # the gradient of delta_t A
+                grad_B[at] = torch.mul(g.all, v[at].unsqueeze(-2), out=x.all).sum(dim=-1)
+                grad_delta[at] = torch.mul(a.all, A[groups], out=g.all).sum(dim=-2)
+                grad_A[groups] += a.all.mul_(delta[at].unsqueeze(-2)).sum(dim=(0, 1, 2))
         grad_delta, grad_v, grad_B, grad_C = map(plan.join, (grad_delta, grad_v, grad_B, grad_C))
         return grad_delta, grad_v, grad_A, grad_B, grad_C
 
 
-class _Workspace:
-    """Three buffers (c, K, B, G, N, d) for all segments: memory just used is in the cache."""
+class _Segment:
+    """A buffer (c, K, B, G, N, d) for one segment at a time, whole and step by step.
 
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
+    Args:
+        like: of the type and, without N, of the shape.
+        A: (G, N, d), for N.
+    """
 
-    def terms(self, delta: Tensor, v: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-        """Decays and inputs of the recurrence."""
-        shape = (*B.shape, v.shape[-1])
-        a = torch.mul(delta.unsqueeze(-2), A, out=self._buffer("a", shape, v)).exp_()
-        x = torch.mul(v.unsqueeze(-2), B.unsqueeze(-1), out=self._buffer("x", shape, v))
-        return a, x
-
-    def third(self, like: Tensor) -> Tensor:
-        """One more buffer, with anything in it."""
-        return self._buffer("g", tuple(like.shape), like)
-
-    def _buffer(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        if name not in self._kept:
-            self._kept[name] = like.new_empty(shape)
-        return self._kept[name]
+    def __init__(self, like: Tensor, A: Tensor) -> None:
+        self.all = like.new_empty(*like.shape[:-1], A.shape[1], like.shape[-1])
+        self.each = self.all.unbind()
 
 
 def _blocks(v: Tensor, A: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -178,33 +174,40 @@ def _numbers(block: tuple[slice, slice], v: Tensor, A: Tensor) -> int:
     return max(1, math.prod(lengths) * A[0].numel())
 
 
-def _starts(a: Tensor, x: Tensor, carry: Tensor, delta: Tensor, A: Tensor) -> Tensor:
-    """States before each chunk (K, B, G, N, d)."""
-    if a.shape[1] == 1:
-        return carry.unsqueeze(0)
-    ends = _end(x.unbind(), a[1:].unbind())
-    return torch.stack(_carried(_totals(delta, A), ends.unbind(), carry))
+def _terms(a: _Segment, x: _Segment, delta: Tensor, v: Tensor, rates: Tensor, B: Tensor) -> None:
+    """Write decays and inputs of the recurrence; rates (G, N, d) are those of powers of 2."""
+    torch.mul(delta.unsqueeze(-2), rates, out=a.all).exp2_()
+    torch.mul(v.unsqueeze(-2), B.unsqueeze(-1), out=x.all)
 
 
-def _run(a: Tensor, x: Tensor, start: Tensor) -> None:
+def _starts(
+    a: _Segment, x: _Segment, carry: Tensor, delta: Tensor, rates: Tensor, *, out: Tensor
+) -> None:
+    """Write the states before each chunk (K, B, G, N, d)."""
+    out[0] = carry
+    if len(out) > 1:
+        ends = _end(x.each, a.each[1:])
+        _carry_on(_totals(delta, rates), ends.unbind(), out.unbind())
+
+
+def _run(a: _Segment, x: _Segment, start: Tensor) -> None:
     """Turn inputs into states, in place."""
     state = start
-    for a_i, x_i in zip(a.unbind(), x.unbind(), strict=True):
+    for a_i, x_i in zip(a.each, x.each, strict=True):
         state = x_i.addcmul_(a_i, state)
 
 
-def _run_back(a: Tensor, g: Tensor, carry: Tensor, delta: Tensor, A: Tensor) -> None:
+def _run_back(a: _Segment, g: _Segment, carry: Tensor, delta: Tensor, rates: Tensor) -> None:
     """Turn the outputs' share of the states' gradients into all of it, in place, from the last step
     to the first: g_t += a_(t+1) g_(t+1).
     """
-    after, grads = a[1:].unbind()[::-1], g.unbind()[::-1]
-    if a.shape[1] == 1:
-        g[-1].add_(carry)
-    else:
-        ends = _end(grads, after).mul_(a[0])
-        came = _carried(_totals(delta, A)[::-1], ends.unbind()[::-1], carry)
-        g[-1].add_(torch.stack(came[::-1]))
-    state = grads[0]
+    after, grads = a.each[:0:-1], g.each[::-1]
+    came = torch.empty_like(grads[0])  # what comes into each chunk from those after it
+    came[-1] = carry
+    if len(came) > 1:
+        ends = _end(grads, after).mul_(a.each[0])
+        _carry_on(_totals(delta, rates)[::-1], ends.unbind()[::-1], came.unbind()[::-1])
+    state = grads[0].add_(came)
     for a_i, g_i in zip(after, grads[1:], strict=True):
         state = g_i.addcmul_(a_i, state)
 
@@ -217,14 +220,12 @@ def _end(terms: Sequence[Tensor], decays: Sequence[Tensor]) -> Tensor:
     return end
 
 
-def _totals(delta: Tensor, A: Tensor) -> tuple[Tensor, ...]:
+def _totals(delta: Tensor, rates: Tensor) -> tuple[Tensor, ...]:
     """Decay over each whole chunk, K of (B, G, N, d)."""
-    return (delta.sum(dim=0).unsqueeze(-2) * A).exp_().unbind()
+    return (delta.sum(dim=0).unsqueeze(-2) * rates).exp2_().unbind()
 
 
-def _carried(totals: Sequence[Tensor], ends: Sequence[Tensor], carry: Tensor) -> list[Tensor]:
-    """What comes into each chunk from those before it."""
-    carried = [carry]
-    for total, end in zip(totals[:-1], ends[:-1], strict=True):
-        carried.append(torch.addcmul(end, total, carried[-1]))
-    return carried
+def _carry_on(totals: Sequence[Tensor], ends: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
+    """Write what comes into each chunk from those before it; the first has it already."""
+    for i in range(1, len(carried)):
+        torch.addcmul(ends[i - 1], totals[i - 1], carried[i - 1], out=carried[i])

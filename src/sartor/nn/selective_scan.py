@@ -74,24 +74,29 @@ def selective_scan(
         torch.Size([1, 2, 5])
     """
     groups = _check_shapes(u, delta, A, B, C, D, delta_bias)
+    batch, dim, length = u.shape
     kind = torch.float64 if u.dtype == torch.float64 else torch.float32
-    inputs, steps = u.to(kind), delta.to(kind)
-    if delta_bias is not None:
-        steps = steps + delta_bias.to(kind).unsqueeze(-1)
-    if delta_softplus:
-        steps = F.softplus(steps)
 
     def first(part: Tensor) -> Tensor:
-        """(batch, groups * n, length) -> (length, batch, groups, n)."""
-        return part.unflatten(1, (groups, -1)).permute(3, 0, 1, 2)
+        """(batch, ..., length) -> (length, batch, groups, n); as a matrix, which is turned fast."""
+        rows = part.to(kind).reshape(-1, length)
+        return rows.t().contiguous().unflatten(1, (batch, groups, -1))
 
-    grouped = (first(part.to(kind).reshape(u.shape[0], -1, u.shape[-1])) for part in (B, C))
-    rates = A.to(kind).unflatten(0, (groups, -1)).transpose(1, 2)  # (groups, state, width)
-    outputs = run_recurrence(first(steps), first(steps * inputs), rates, *grouped, method=method)
-    outputs = outputs.permute(1, 2, 3, 0).flatten(1, 2)  # (batch, dim, length)
+    def grouped(part: Tensor) -> Tensor:
+        """(dim, ...) -> (groups, width, ...)."""
+        return part.to(kind).unflatten(0, (groups, -1))
+
+    inputs, steps = first(u), first(delta)
+    if delta_bias is not None:
+        steps = steps + grouped(delta_bias)
+    if delta_softplus:
+        steps = F.softplus(steps)
+    rates = grouped(A).transpose(1, 2)  # (groups, state, width)
+    outputs = run_recurrence(steps, steps * inputs, rates, first(B), first(C), method=method)
     if D is not None:
-        outputs = outputs + D.to(kind).unsqueeze(-1) * inputs
-    return outputs.to(u.dtype)
+        outputs = outputs + grouped(D) * inputs
+    turned = outputs.flatten(1).t().contiguous()
+    return turned.view(batch, dim, length).to(u.dtype)
 
 
 def run_recurrence(
