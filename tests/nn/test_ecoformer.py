@@ -24,7 +24,6 @@ class TestEcoFormer(BackboneContract):
         "eco_stages": (0,),
         "mlp_ratios": (1, 1, 1, 1),
     }
-    has_blocks = False  # blocks of timm's PVTv2 are called with the size of their map
 
 
 def on_meta(name: str, **kwargs: object) -> nn.Module:

@@ -41,7 +41,6 @@ class TestMobileNet(BackboneContract):
     name = "mobilenetv2_100_metapool"
     kwargs: ClassVar = {"base": "mobilenetv2_035"}
     input_shape = (3, 64, 64)
-    has_blocks = False
 
 
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -143,6 +143,11 @@ class HVT(nn.Module):
             in_chans=self.patch_embed.proj.in_channels, num_classes=self.num_classes
         )
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
     def get_classifier(self) -> nn.Module:
         """The layer that gives the logits."""
         return self.head

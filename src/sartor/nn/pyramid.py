@@ -163,6 +163,11 @@ class Pyramid(nn.Module):
             self.norm = nn.Identity()  # type: ignore[assignment]
         return list(take)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only what enters each block, and compute the rest again in the backward pass."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
     def get_classifier(self) -> nn.Module:
         """The layer that gives the logits."""
         return self.head

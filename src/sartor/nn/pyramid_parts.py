@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sartor.core.errors import FamilyError
 from sartor.core.packages import require
@@ -101,6 +102,9 @@ class PyramidStage(nn.Module):
         downsample: halves the maps of the stage before; ``None`` for the first stage.
         blocks: run in order.
         pos_embed: adds positions to the maps; ``None`` for none.
+
+    Attributes:
+        grad_checkpointing: whether blocks are computed again in the backward pass, to keep less.
     """
 
     def __init__(
@@ -114,8 +118,14 @@ class PyramidStage(nn.Module):
         self.downsample = nn.Identity() if downsample is None else downsample
         self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
         self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, H, W, C) -> features of the stage."""
-        features: Tensor = self.blocks(self.pos_embed(self.downsample(x)))
+        features: Tensor = self.pos_embed(self.downsample(x))
+        if not self.grad_checkpointing:
+            blocked: Tensor = self.blocks(features)
+            return blocked
+        for block in self.blocks:
+            features = checkpoint(block, features, use_reentrant=False)
         return features

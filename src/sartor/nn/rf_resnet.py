@@ -48,7 +48,7 @@ def cifar_resnet(depth: int = 20, *, width: int = 16, **kwargs: Any) -> nn.Modul
     model.conv1 = nn.Conv2d(model.conv1.in_channels, width, 3, padding=1, bias=False)
     model.bn1 = nn.BatchNorm2d(width)
     model.layer1[0] = resnet.BasicBlock(width, width)  # timm's reads 64 channels
-    model.maxpool, model.layer4 = nn.Identity(), nn.Identity()
+    model.maxpool, model.layer4 = nn.Identity(), nn.Sequential()
     for info, stride in zip(model.feature_info, (1, 1, 2, 4), strict=True):
         info["reduction"] = stride
     model.feature_info[0]["num_chs"] = width

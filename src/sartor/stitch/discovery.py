@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sartor.core.family import Member, Split
 from sartor.core.modes import eval_mode
 from sartor.stitch.anchor import Anchor, Stage
 from sartor.stitch.features import CONVOLUTIONS, trace
+from sartor.stitch.sized_block import SizedBlock, takes_size
 
 __all__ = ["find_anchor"]
 
@@ -93,8 +94,9 @@ def _is_route(model: nn.Module) -> bool:
 def _by_accessors(member: Member, example: Tensor) -> Anchor:
     model: Any = member.model
     children = dict(model.named_children())
-    names = next((names for names in _CONTAINERS if set(names) <= set(children)), None)
-    if names is None or not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+    containers = next((names for names in _CONTAINERS if set(names) <= set(children)), ())
+    names = [name for name in containers if any(children[name].children())]  # ResNets of 3 stages
+    if not names or not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise FamilyError(
             f"The model {member.name!r} ({type(model).__name__}) has no blocks that timm's "
             "accessors show; "
@@ -109,11 +111,10 @@ def _by_accessors(member: Member, example: Tensor) -> Anchor:
     head = _without(
         model, {n: nn.Identity() for n in order if n not in later or n in tail}, bare=True
     )
-    containers = [children[name] for name in names]
     return Anchor(
         member.name,
         _Embedding(embed, "forward_features"),
-        _stages(containers, lists=_LISTS),
+        _stages([children[name] for name in names], lists=_LISTS),
         _Head([children[name] for name in tail], head, "forward_head"),
     )
 
@@ -168,7 +169,12 @@ def _stage(module: nn.Module) -> Stage:
         return Stage((), tuple(module))
     names = [name for name, _ in module.named_children()]
     at, children = names.index("blocks"), list(module.children())
-    return Stage(tuple(children[:at]), tuple(children[at].children()), tuple(children[at + 1 :]))
+    enter, blocks = tuple(children[:at]), tuple(children[at].children())
+    if any(takes_size(block) for block in blocks):
+        # without what enters and without blocks, the stage's own forward is what leaves it
+        leave = _without(module, {**dict.fromkeys(names[:at]), "blocks": nn.ModuleList()})
+        return Stage(enter, tuple(SizedBlock(block) for block in blocks), (leave,))
+    return Stage(enter, blocks, tuple(children[at + 1 :]))
 
 
 def _layout(model: nn.Module, anchor: Anchor, example: Tensor) -> str:
@@ -177,9 +183,10 @@ def _layout(model: nn.Module, anchor: Anchor, example: Tensor) -> str:
     if told:
         return "first" if told.endswith("NCHW") else "last"
     (features, _), *_ = trace(anchor, example[:1]).values()
-    convolution = CONVOLUTIONS.get(features.ndim)
-    blocks = anchor.stages.modules()
-    return "first" if convolution and any(isinstance(m, convolution) for m in blocks) else "last"
+    convolution, inside = CONVOLUTIONS.get(features.ndim), list(anchor.stages.modules())
+    if convolution is None or any(isinstance(module, SizedBlock) for module in inside):
+        return "last"
+    return "first" if any(isinstance(module, convolution) for module in inside) else "last"
 
 
 def _noise_like(example: Tensor) -> Tensor:
@@ -225,7 +232,9 @@ def _stripped(model: nn.Module, split: Split) -> nn.Module:
     return view
 
 
-def _without(model: nn.Module, replaced: dict[str, nn.Module], *, bare: bool = False) -> nn.Module:
+def _without(
+    model: nn.Module, replaced: Mapping[str, nn.Module | None], *, bare: bool = False
+) -> nn.Module:
     """A view of a model that shares its parts, but for some children; ``bare`` also lacks its own
     parameters.
     """

@@ -14,6 +14,7 @@ from sartor.core import Member
 from sartor.core.modes import eval_mode
 from sartor.export import FORMATS
 from sartor.nn.from_timm import create_timm, registry
+from sartor.nn.sources import seeded
 from sartor.stitch.discovery import find_anchor
 from sartor.testing.layer import LayerContract
 
@@ -30,14 +31,12 @@ class BackboneContract(LayerContract, ABC):
         kwargs: arguments that make it small enough for a test of a second.
         input_shape: (C, H, W).
         has_maps: whether ``features_only=True`` gives maps.
-        has_blocks: whether it can be cut into blocks between which stitches lie.
     """
 
     name: ClassVar[str]
     kwargs: ClassVar[Mapping[str, Any]] = {}
     input_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
     has_maps: ClassVar[bool] = True
-    has_blocks: ClassVar[bool] = True
 
     def layer(self) -> nn.Module:
         """Make the model, with 5 classes."""
@@ -72,7 +71,6 @@ class BackboneContract(LayerContract, ABC):
 
     def test_features_then_head(self) -> None:
         """The model is its head after its features; before the logits there are
-        ``head_hidden_size``
         ``head_hidden_size`` numbers.
         """
         model: Any = self.seeded_layer(0)
@@ -116,6 +114,23 @@ class BackboneContract(LayerContract, ABC):
         for found, c, s in zip(maps, channels, strides, strict=True):
             assert tuple(found.shape) == (2, c, height // s, width // s)
 
+    def test_gradient_checkpointing_changes_no_gradient(self) -> None:
+        """Blocks that run again in the backward pass give the gradients that they gave."""
+        found = []
+        for enabled in (False, True):
+            model: Any = self.seeded_layer(0).train()
+            model.set_grad_checkpointing(enabled)
+            calls: list[None] = []
+            for module in model.modules():
+                module.register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
+            with seeded(1):
+                model(self.inputs()).square().mean().backward()
+            found.append((len(calls), {n: p.grad for n, p in model.named_parameters()}))
+        (once, plain), (again, checkpointed) = found
+        assert again > once, "no block runs again"
+        for name, gradient in plain.items():
+            torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
     def test_no_decay_names_exist(self) -> None:
         """What ``no_weight_decay`` names are parameters."""
         model: Any = self.made()
@@ -124,7 +139,5 @@ class BackboneContract(LayerContract, ABC):
 
     def test_its_blocks_are_found(self) -> None:
         """It can be cut into blocks that, run one by one, give the same outputs bit for bit."""
-        if not self.has_blocks:
-            return
         member = Member(name=self.name, model=self.seeded_layer(0).eval())
         assert sum(find_anchor(member, self.inputs()).depths) > 1
