@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.compress.spvit import SPViTConfig, compact_, estimate_norms_, prune_attention_
-from sartor.compress.spvit_cost import branch_macs, cost_bounds
+from sartor.compress.spvit_cost import branch_macs, cost_bounds, transformer_blocks
 from sartor.compress.spvit_search import Architecture, SinglePathSearch
 from sartor.core import DataError, FamilyError, NoEffectError, RecipeError
 from sartor.nn import tiny_vit
-from sartor.testing import tiny_swin_family, tiny_task
+from sartor.stitch import stitch
+from sartor.testing import tiny_swin_family, tiny_task, tiny_vit_family
 
 IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 FOUND = Architecture(kinds=("conv3x3", "skip", "conv1x1"), units=((0, 5, 9), (), (3,)))
@@ -102,6 +103,38 @@ def test_a_search_changes_the_model() -> None:
     kept = list(found.units[0])
     if kept:
         assert torch.equal(pruned.blocks[0].mlp.fc1.weight, model().blocks[0].mlp.fc1.weight[kept])
+
+
+def test_a_route_through_two_widths() -> None:
+    """Costs follow each block's own width, and the derived net gives what the search gave."""
+    net = stitch(tiny_vit_family(depth=3), IMAGES)
+    index = next(i for i, config in enumerate(net.configs) if config.name.startswith("a0-1.s"))
+    route = net.extract(index).eval()
+    blocks = transformer_blocks(route)
+    widths = [block.attn.qkv.in_features for block in blocks]
+    assert {*widths} == {8, 16} and len(blocks) < len(route.blocks)
+    floor, dense = cost_bounds(route)
+    per_block = [branch_macs(d, 2, 16, 17)[2] + 2 * 16 * d * 4 * d for d in widths]
+    assert dense - floor == sum(per_block)
+    # patches to 8 channels, 8 to 16 between blocks, 16 to the classes, norms
+    assert floor == 16 * 4 * 8 + 17 * 8 * 16 + 16 * 10 + sum(2 * 17 * d for d in widths)
+    search = SinglePathSearch(copy.deepcopy(route), 0.7 * dense, lam_rel=20.0)
+    with torch.no_grad():
+        for i, block in enumerate(search.blocks):
+            block.mlp.thresholds.copy_(torch.linspace(-1, 1, len(block.mlp.thresholds)) + i)
+    search.blocks[0].attn.choose("conv3x3")
+    found = search.meet_target_()
+    assert 0 <= search.target_macs - float(search.macs().detach()) < 2 * 16 * 16
+    estimate_norms_(search, IMAGES)
+    compact = compact_(copy.deepcopy(search.model), found).eval()
+    with torch.no_grad():
+        assert (compact(IMAGES) - search.eval()(IMAGES)).abs().max() < 1e-4
+
+
+def test_data_that_can_be_gone_through_once() -> None:
+    once = iter(tiny_task().train)
+    with pytest.raises(DataError, match="none when it is gone through again"):
+        prune_attention_(model(), once, loss, SPViTConfig(steps=20))
 
 
 def test_what_cannot_be_searched() -> None:
