@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sartor.cli.progress import TerminalProgress
 from sartor.core import RecipeError
 from sartor.core.registry import attribute, find, methods
+from sartor.fit.progress import telling
 
 __all__ = ["methods_command", "reproduce_command"]
 
@@ -44,7 +46,9 @@ def reproduce_command(
         raise RecipeError(
             f"{slug!r} is no published system of the line; see `sartor methods` for those that are."
         )
-    evidence = attribute(f"{method.reproduce}:run")(quick=quick)
+    run = attribute(f"{method.reproduce}:run")
+    with TerminalProgress() as progress, telling(progress):
+        evidence = run(quick=quick)
     written = evidence.save(out) if out else []
     if as_json:
         sys.stdout.write(json.dumps(evidence.to_dict()) + "\n")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Progress"]
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+__all__ = ["Progress", "each", "telling"]
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -16,3 +23,39 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A sentence that the user should read."""
+
+
+#: who hears of loops over :func:`each`
+_LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def telling(progress: Progress) -> Iterator[None]:
+    """Tell someone how far the loops over :func:`each` inside are.
+
+    Args:
+        progress: hears of each stage and each part of it.
+    """
+    token = _LISTENER.set(progress)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def each(items: Iterable[T], stage: str = "seeds") -> Iterator[T]:
+    """Give the items, and tell when each of them is done.
+
+    Args:
+        items: what a run goes through, such as its seeds.
+        stage: what they are called.
+
+    Example:
+        >>> list(each((0, 1, 2)))
+        [0, 1, 2]
+    """
+    parts, progress = list(items), _LISTENER.get() or Progress()
+    progress.begin(stage, len(parts))
+    for part in parts:
+        yield part
+        progress.advance(str(part))

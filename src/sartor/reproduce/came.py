@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.came_training import (
     ADAFACTOR,
@@ -56,13 +57,16 @@ def run(quick: bool = False) -> Evidence:
     plan, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
         sweep = {
-            name: {lr: train_one(name, lr, seeds[0], plan) for lr in rates}
-            for name, rates in RATES.items()
+            name: {lr: train_one(name, lr, seeds[0], plan) for lr in RATES[name]}
+            for name in each(RATES, "optimisers, rates")
         }
         rates = choose(sweep)
         results = {
-            name: [sweep[name][lr], *(train_one(name, lr, seed, plan) for seed in seeds[1:])]
-            for name, lr in rates.items()
+            name: [
+                sweep[name][rates[name]],
+                *(train_one(name, rates[name], seed, plan) for seed in seeds[1:]),
+            ]
+            for name in each(rates, "optimisers, seeds")
         }
     checks = judge(sweep, results)
     return Evidence(

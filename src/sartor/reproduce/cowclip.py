@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.cowclip_training import (
     BASE,
@@ -49,7 +50,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     regimes, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        made = [[train_all(seed, regime) for seed in seeds] for regime in regimes]
+        made = [[train_all(seed, regime) for seed in each(seeds)] for regime in regimes]
     many, few = ({name: [found[name] for _, found in of] for name in of[0][1]} for of in made)
     best = statistics.mean(auc for auc, _ in made[0])
     checks = judge(many, few)

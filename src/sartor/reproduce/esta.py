@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.esta_digits import (
     FULL,
@@ -84,7 +85,7 @@ def _results(seeds: Iterable[int], schedule: Schedule) -> tuple[Results, float]:
     """What each method gave on each seed, and the mean accuracy before."""
     results: Results = {method.name: [] for method in METHODS}
     before: list[float] = []
-    for seed in seeds:
+    for seed in each(seeds):
         upright, side = sideways(seed)
         family = pretrained(upright, seed, schedule)
         before += tested(stitched(family, side, seed), side)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.ghostnetv3_training import (
@@ -52,7 +53,7 @@ def run(quick: bool = False) -> Evidence:
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
         gaps = published_gaps({"ghostnetv3_050": 64} if quick else PUBLISHED)
-        results = [train_all(seed, schedule) for seed in seeds]
+        results = [train_all(seed, schedule) for seed in each(seeds)]
     checks = judge(results, gaps)
     return Evidence(
         slug="ghostnetv3",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sartor.core.packages import require
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.nn.hvt import HVT
 from sartor.reproduce.backbone_training import SIDE, Trained, enlarged_digits, step_times, trained
@@ -47,7 +48,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     seeds = SEEDS[:1] if quick else SEEDS
     with training_threads(params=0):
-        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in seeds]
+        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in each(seeds)]
     checks = judge(outcomes)
     return Evidence(
         slug="hvt",

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.infobatch_training import (
@@ -104,7 +105,7 @@ def _check(
 
 
 def _over_seeds(wrong: float, run: Run, seeds: Iterable[int]) -> dict[str, list[Trained]]:
-    made = [train_arms(seed, wrong, run) for seed in seeds]
+    made = [train_arms(seed, wrong, run) for seed in each(seeds)]
     return {name: [found[name] for found in made] for name in made[0]}
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from sartor.core import Task
 from sartor.core.modes import eval_mode
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
 from sartor.nn.deformable_merging import DeformableTokenMerging
@@ -55,7 +56,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     seeds = SEEDS[:1] if quick else SEEDS
     with training_threads(params=0):
-        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in seeds]
+        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in each(seeds)]
     costs = published_costs()
     checks = judge(costs, outcomes)
     everywhere = statistics.mean(one.everywhere.accuracy for one in outcomes)

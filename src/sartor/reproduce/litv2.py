@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.nn.hilo import HiLoAttention
 from sartor.nn.litv2 import LITv2
@@ -55,7 +56,7 @@ def run(quick: bool = False) -> Evidence:
     seeds = SEEDS[:1] if quick else SEEDS
     with training_threads(params=0):
         timings = [time_layers(side) for side in (QUICK_SIDES if quick else SIDES)]
-        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in seeds]
+        outcomes = [_outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in each(seeds)]
     noises = [_noise_shares(seed) for seed in range(NOISE_SEEDS)]
     checks = judge(timings, noises, outcomes)
     return Evidence(

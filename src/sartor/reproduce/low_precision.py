@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.low_precision_training import (
@@ -90,8 +91,8 @@ def run(quick: bool = False) -> Evidence:
     with training_threads(params=0):
         digits = {seed: Digits.of(seed) for seed in seeds}
         results = {
-            name: [trained(plan, digits[seed], seed, how) for seed in seeds]
-            for name, how in VARIANTS.items()
+            name: [trained(plan, digits[seed], seed, VARIANTS[name]) for seed in seeds]
+            for name in each(VARIANTS, "variants")
         }
         rounded = [
             _rounded(plan, digits[seed], seed, base)

@@ -16,6 +16,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.losses.distiller import DistillationLoss
 from sartor.losses.manifold_kd import ManifoldKD, ManifoldTerms, pair_layers
@@ -64,7 +65,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     epochs, seeds = (QUICK_EPOCHS, SEEDS[:1]) if quick else (EPOCHS, SEEDS)
     with training_threads(params=0):
-        results = [_run_seed(seed, epochs) for seed in seeds]
+        results = [_run_seed(seed, epochs) for seed in each(seeds)]
     arms = [arms for _, arms in results]
     checks = judge(arms)
     return Evidence(

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.mesa_training import (
@@ -49,7 +50,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        made = [train_variants(seed, schedule) for seed in seeds]
+        made = [train_variants(seed, schedule) for seed in each(seeds)]
     results = {name: [trained[name] for trained, _ in made] for name in made[0][0]}
     measured = [one for _, several in made for one in several]
     checks = judge(results, measured)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.losses.distiller import DistillationLoss
 from sartor.losses.hint import HintKD
@@ -64,7 +65,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     epochs, seeds = (QUICK_EPOCHS, SEEDS[:1]) if quick else (EPOCHS, SEEDS)
     with training_threads(params=0):
-        results = [_run_seed(seed, epochs) for seed in seeds]
+        results = [_run_seed(seed, epochs) for seed in each(seeds)]
     arms, few = [r.arms for r in results], [r.few for r in results]
     checks = judge(arms, few)
     return Evidence(

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.over_seeds import columns, gain, mean
@@ -50,7 +51,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        results = [train_all(seed, schedule) for seed in seeds]
+        results = [train_all(seed, schedule) for seed in each(seeds)]
     checks = judge(results)
     return Evidence(
         slug="scalenet",

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sartor.core import Family, Task
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
 from sartor.reproduce.evidence import Check, Evidence, Row
@@ -92,7 +93,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        results = [_run_seed(seed, schedule) for seed in seeds]
+        results = [_run_seed(seed, schedule) for seed in each(seeds)]
     rivalries = [result.rivalry for result in results]
     fitted = statistics.mean(result.fitted.mean for result in results)
     random = statistics.mean(result.random.mean for result in results)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from sartor.core import Family, Task
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
 from sartor.reproduce.evidence import Check, Evidence, Row
@@ -78,7 +79,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        results = [_run_seed(seed, schedule) for seed in seeds]
+        results = [_run_seed(seed, schedule) for seed in each(seeds)]
     checks = _checks(results)
     return Evidence(
         slug="sn-netv2",

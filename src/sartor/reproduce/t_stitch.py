@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sartor.data.generation import digit_vectors, energy_distance
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
 from sartor.nn.ddim import DDIMSampler
@@ -57,7 +58,7 @@ def run(quick: bool = False) -> Evidence:
     seeds, samples = (SEEDS[:1], QUICK_SAMPLES) if quick else (SEEDS, SAMPLES)
     with training_threads(params=0):
         results, pairs = [], []
-        for seed in seeds:
+        for seed in each(seeds):
             pair = trained_pair(digit_vectors(seed=seed), seed, TRAINING)
             results.append(_run_seed(pair, seed, samples))
             pairs.append(pair)

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.token_crisis_training import FULL, QUICK, Plan, Run, corpus, trained
@@ -55,10 +56,10 @@ def run(quick: bool = False) -> Evidence:
     with training_threads(params=0):
         results = {
             arm: [
-                trained(plan, seed, **how)  # type: ignore[arg-type]
+                trained(plan, seed, **ARMS[arm])  # type: ignore[arg-type]
                 for seed in (seeds[:1] if arm == CONTROL else seeds)
             ]
-            for arm, how in ARMS.items()
+            for arm in each(ARMS, "arms")
         }
         widths = {
             width: results[REPEATED][0] if width == 64 else _repeated(plan, width=width)

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.vanilla_kd_training import (
@@ -48,7 +49,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     regimes, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        made = [train_all(seed, regimes) for seed in seeds]
+        made = [train_all(seed, regimes) for seed in each(seeds)]
     first = made[0][1]
     results = {
         regime: {loss: [found[regime][loss] for _, found in made] for loss in first[regime]}
