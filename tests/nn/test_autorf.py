@@ -9,7 +9,8 @@ from torch import Tensor, nn
 import sartor.nn.backbones  # noqa: F401 (registers)
 from sartor.core import FamilyError, NoEffectError, RecipeError
 from sartor.measure import count_flops, count_params
-from sartor.nn.autorf import ChannelGate, RFCell, insert_rf_cells
+from sartor.nn.autorf import RFCell, insert_rf_cells
+from sartor.nn.rf_gates import ChannelGate
 from sartor.nn.rf_genotype import GENOTYPES, Genotype
 from sartor.nn.rf_resnet import cifar_resnet, rf_resnet
 from sartor.nn.sources import seeded
@@ -35,7 +36,6 @@ class TestCellOfStrips(TestCell):
 class TestSmallResNet(BackboneContract):
     name = "rf_resnet20"
     kwargs: ClassVar = {"depth": 8}
-    has_blocks = False
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,18 @@ def test_stages_choose() -> None:
     assert [n.split(".")[0] for n in cells] == ["layer3"] * 2 + ["layer4"] * 2
     assert sum(isinstance(m, RFCell) for m in deep.modules()) == 3
     assert deep.layer4[0].se.squeeze.in_channels == 2048
+
+
+def test_mobilenets_take_cells_after_their_depthwise_convolutions() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("mobilenetv2_100", num_classes=5)
+        made, late = (insert_rf_cells(model, "M1", stages=stages) for stages in (None, (6, 7)))
+        assert made(torch.zeros(2, 3, 128, 128)).shape == (2, 5)
+    cells = {n: m for n, m in made.named_modules() if isinstance(m, RFCell)}
+    assert len(cells) == 16 and all(name.endswith(".se") for name in cells)
+    assert cells["blocks.1.0.se"].squeeze.in_channels == 96
+    few = [n for n, m in late.named_modules() if isinstance(m, RFCell)]
+    assert {name.split(".")[1] for name in few} == {"5", "6"}
 
 
 @pytest.mark.parametrize("name", GENOTYPES)

@@ -58,6 +58,17 @@ def test_all_edges_stay_strongest_first_and_none_is_never_derived() -> None:
     )
 
 
+@pytest.mark.parametrize("space", ["fullconv", "hybrid", "autola"])
+def test_sets_of_convolutions_and_attentions_are_searched_and_derived(space: str) -> None:
+    with seeded(0):
+        cell, x = SearchCell(16, space).train(), torch.randn(2, 16, 9, 9)
+        alpha = torch.randn(6, len(SPACES[space]))
+    cell(x).square().mean().backward()
+    assert cell.alpha.grad is not None and bool((cell.alpha.grad[:, 1:] != 0).all())
+    made = RFCell(16, derive(alpha, space)).eval()
+    assert made(x).shape == x.shape
+
+
 def test_there_are_8_to_the_6_cells() -> None:
     assert (len(SPACES["fullpool"]) - 1) ** 6 == 262_144
 
@@ -87,6 +98,8 @@ def test_bad_calls_are_refused() -> None:
         DifferentiableSearch(nn.Linear(2, 2))
     with pytest.raises(NoEffectError, match="No residual block"):
         insert_search_cells(nn.Linear(2, 2))
+    with pytest.raises(FamilyError, match="attention already"):
+        insert_search_cells(insert_search_cells(cifar_resnet(8)))
     with pytest.raises(TrainingError, match="2 cells"):
         DifferentiableSearch(nn.Sequential(SearchCell(16), SearchCell(16)))
     with pytest.raises(TrainingError, match="arch_lr"):

@@ -4,6 +4,7 @@ import torch
 from sartor.core import FamilyError
 from sartor.measure import count_params
 from sartor.nn.rf_ops import OPERATIONS, SPACES, NoiseIdentity, make_operation
+from sartor.nn.sources import seeded
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,21 @@ from sartor.nn.rf_ops import OPERATIONS, SPACES, NoiseIdentity, make_operation
         ("strip", 848, 848),
         ("noise", 0, 0),
         ("none", 0, 0),
+        ("sep3", 800, 864),
+        ("dil3", 400, 432),
+        ("sep3_spatial", 42, 48),
+        ("cbam", 248, 248),
+        ("se", 128, 128),
+        ("factorised3", 384, 416),
+        ("factorised5", 640, 672),
+        # counted by hand from the released layers; the card has none of these
+        ("sep5", 1312, 1376),
+        ("dil5", 656, 688),
+        ("sep5_spatial", 106, 112),
+        ("dil3_spatial", 19, 21),
+        ("dil5_spatial", 51, 53),
+        ("se_max", 128, 128),
+        ("skip", 0, 0),
     ],
 )
 def test_parameters_are_the_card_s(name: str, search: int, net: int) -> None:
@@ -38,9 +54,37 @@ def test_none_is_zero() -> None:
     assert make_operation("none", 4)(torch.ones(1, 4, 2, 2)).abs().sum() == 0
 
 
-def test_spaces_grow() -> None:
-    assert [len(names) for names in SPACES.values()] == [4, 6, 8, 9]
-    assert all("none" in names and "noise" in names for names in SPACES.values())
+def test_spaces_have_the_published_sizes() -> None:
+    sizes = {name: len(names) for name, names in SPACES.items()}
+    pools = {"small": 4, "middle": 6, "large": 8, "fullpool": 9}
+    assert sizes == {**pools, "fullconv": 12, "hybrid": 19, "autola": 9}
+    assert all(len(set(names)) == len(names) and names[0] == "none" for names in SPACES.values())
+    assert [name for name, names in SPACES.items() if "noise" not in names] == ["autola"]
+    assert set(SPACES["hybrid"]) == {*SPACES["fullpool"], *SPACES["fullconv"]}
+    assert {op for names in SPACES.values() for op in names} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "reach"),
+    [
+        *(("max3", 2), ("avg7", 4), ("dil3", 2), ("dil5", 4), ("sep3", 2), ("sep5", 4)),
+        *(("factorised3", 1), ("factorised5", 2)),
+        *(("dil3_spatial", 2), ("dil5_spatial", 4), ("sep3_spatial", 2), ("sep5_spatial", 4)),
+    ],
+)
+def test_operations_see_as_far_as_their_windows(name: str, reach: int) -> None:
+    """The farthest column whose change can change the middle, over several draws, as ReLUs and
+    maxima let some pixels through in each; a pooling is followed by a 3 x 3 convolution.
+    """
+    changes = torch.zeros(13)
+    with seeded(0):
+        for _ in range(20):
+            layer = make_operation(name, 4).eval()
+            x = torch.randn(1, 4, 13, 13, requires_grad=True)
+            (gradient,) = torch.autograd.grad(layer(x)[0, :, 6, 6].sum(), x)
+            changes += gradient.abs().sum((0, 1, 2))
+    columns = changes.nonzero().flatten()
+    assert [int(columns.min()), int(columns.max())] == [6 - reach, 6 + reach]
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -15,31 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError, NoEffectError
+from sartor.nn.rf_gates import ChannelGate
 from sartor.nn.rf_genotype import Genotype, genotype_named
 from sartor.nn.rf_ops import make_operation
 
-__all__ = ["ChannelGate", "RFCell", "insert_rf_cells", "residual_blocks"]
+__all__ = ["RFCell", "attention_slots", "insert_rf_cells"]
 
 SEMANTICS = ("node-sum", "released")
-
-
-class ChannelGate(nn.Module):
-    """Squeeze and excitation without biases.
-
-    Args:
-        channels: C.
-        reduction: of the hidden channels.
-    """
-
-    def __init__(self, channels: int, reduction: int = 4) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.expand = nn.Conv2d(channels // reduction, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        hidden = self.squeeze(x.mean((2, 3), keepdim=True)).relu()
-        return x * self.expand(hidden).sigmoid()
 
 
 class RFCell(nn.Module):
@@ -109,11 +91,42 @@ class RFCell(nn.Module):
         return outputs
 
 
-def residual_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Residual blocks of timm's ResNets by dotted name."""
-    kinds = ("BasicBlock", "Bottleneck")
-    found = {n: m for n, m in model.named_modules() if type(m).__name__ in kinds}
-    return {name: block for name, block in found.items() if hasattr(block, "se")}
+def attention_slots(
+    model: nn.Module, stages: Sequence[int] | None = None
+) -> list[tuple[nn.Module, int]]:
+    """Blocks of timm's ResNets and MobileNets that have room for an attention, ``se``, and the
+    channels there.
+
+    Args:
+        model: with ``BasicBlock``, ``Bottleneck`` or ``InvertedResidual`` blocks; in the latter the
+            room is after the depthwise convolution.
+        stages: which stages, from 1; ``None`` for all.
+
+    Raises:
+        NoEffectError: there is no such block.
+        FamilyError: a block has an attention already.
+    """
+    found: list[tuple[nn.Module, int]] = []
+    for name, module in model.named_modules():
+        block: Any = module
+        kind = type(block).__name__
+        resnet = kind in ("BasicBlock", "Bottleneck") and hasattr(block, "se")
+        if not resnet and kind != "InvertedResidual":
+            continue
+        if stages is not None and _stage(name) not in stages:
+            continue
+        if not (block.se is None or isinstance(block.se, nn.Identity)):
+            raise FamilyError(
+                f"The block {name!r} has an attention already; take a model without one."
+            )
+        last = getattr(block, "bn3", None) or block.bn2
+        found.append((block, last.num_features if resnet else block.conv_pwl.in_channels))
+    if not found:
+        raise NoEffectError(
+            "No residual block of timm's ResNets or MobileNets is in these stages; they count from "
+            "1."
+        )
+    return found
 
 
 def insert_rf_cells(
@@ -123,10 +136,11 @@ def insert_rf_cells(
     stages: Sequence[int] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Give a copy of a ResNet of timm a cell in each block, after the last norm and before the sum.
+    """Give a copy of a model of timm a cell in each residual block: in a ResNet after the last
+    norm, before the sum; in a MobileNet where squeeze and excitation would be.
 
     Args:
-        model: with ``BasicBlock`` or ``Bottleneck`` blocks.
+        model: see :func:`attention_slots`.
         genotype: or the name of a published one.
         stages: which stages, from 1; ``None`` for all.
         **kwargs: of :class:`RFCell`.
@@ -135,20 +149,14 @@ def insert_rf_cells(
         NoEffectError: there is no such block.
         FamilyError: a block has an attention already, or its channels are no multiple of 16.
     """
-    made, inserted = copy.deepcopy(model), 0
-    for name, block in residual_blocks(made).items():
-        if stages is not None and name.split(".")[0] not in {f"layer{s}" for s in stages}:
-            continue
-        if block.se is not None:
-            raise FamilyError(
-                f"The block {name!r} has an attention already; take a ResNet without one."
-            )
-        norm: Any = getattr(block, "bn3", None) or block.bn2
-        cell = RFCell(norm.num_features, genotype, **kwargs).to(norm.weight.device)
-        block.se = cell.train(block.training)
-        inserted += 1
-    if not inserted:
-        raise NoEffectError(
-            "No residual block of timm's ResNets is in these stages; they count from 1."
-        )
+    made = copy.deepcopy(model)
+    for block, channels in attention_slots(made, stages):
+        cell = RFCell(channels, genotype, **kwargs).train(block.training)
+        block.se = cell.to(next(block.parameters()).device)
     return made
+
+
+def _stage(name: str) -> int:
+    """From 1: 3 of ``layer3.0``, and of ``blocks.2.0``."""
+    first, second, *_ = name.split(".")
+    return int(second) + 1 if first == "blocks" else int(first.removeprefix("layer"))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError, NoEffectError, TrainingError, nearest
 from sartor.nn.architecture_step import ArchitectureAdam
-from sartor.nn.autorf import ChannelGate, residual_blocks
+from sartor.nn.autorf import attention_slots
+from sartor.nn.rf_gates import ChannelGate
 from sartor.nn.rf_genotype import Genotype
-from sartor.nn.rf_ops import SPACES, make_operation
+from sartor.nn.rf_ops import SPACES, is_pooling, make_operation
 
 __all__ = ["DifferentiableSearch", "SearchCell", "derive", "insert_search_cells"]
 
@@ -118,28 +119,24 @@ def derive(alpha: Tensor, space: str = "fullpool") -> Genotype:
 def insert_search_cells(
     model: nn.Module, space: str = "fullpool", *, stages: Sequence[int] | None = None
 ) -> nn.Module:
-    """Give a copy of a ResNet of timm a searched cell in each block; all share one ``alpha``.
+    """Give a copy of a model of timm a searched cell in each residual block; all share one
+    ``alpha``.
 
     Args:
-        model: with blocks as :func:`~sartor.nn.autorf.insert_rf_cells` takes them.
+        model: see :func:`~sartor.nn.autorf.attention_slots`.
         space: of :data:`~sartor.nn.rf_ops.SPACES`.
         stages: which stages, from 1; ``None`` for all.
 
     Raises:
         NoEffectError: there is no such block.
-        FamilyError: channels are no multiple of 16, or there is no such space.
+        FamilyError: a block has an attention already, its channels are no multiple of 16, or there
+            is no such space.
     """
     made = copy.deepcopy(model)
     alpha: nn.Parameter | None = None
-    for name, block in residual_blocks(made).items():
-        if stages is None or name.split(".")[0] in {f"layer{s}" for s in stages}:
-            norm: Any = getattr(block, "bn3", None) or block.bn2
-            cell = SearchCell(norm.num_features, space, alpha=alpha)
-            alpha, block.se = cell.alpha, cell.train(block.training)
-    if alpha is None:
-        raise NoEffectError(
-            "No residual block of timm's ResNets is in these stages; they count from 1."
-        )
+    for block, channels in attention_slots(made, stages):
+        cell = SearchCell(channels, space, alpha=alpha)
+        alpha, block.se = cell.alpha, cell.train(block.training)
     return made
 
 
@@ -194,6 +191,6 @@ class DifferentiableSearch:
 def _candidate(name: str, channels: int) -> nn.Module:
     """An operation without gains; all poolings end in one more norm and so compete evenly."""
     operation = make_operation(name, channels, affine=False)
-    if name in ("none", "noise"):
+    if not is_pooling(name):
         return operation
     return nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))

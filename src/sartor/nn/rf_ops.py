@@ -1,29 +1,55 @@
-"""Operations of AutoRF's cells: pooling that keeps the size, strips, and skips with noise.
+"""Operations of AutoRF's cells and the sets that a search chooses from.
+
+Poolings keep the size of a map. ``dil`` and ``sep`` are dilated and separable convolutions whose
+sigmoid gates the map; with ``_spatial`` they gate pixels by the maximum and mean of their channels.
+``factorised`` is a k x 1 after a 1 x k convolution. ``se``, ``se_max`` and ``cbam`` are attentions
+made by hand.
 
 Source: Dong, Niu, Wei, Pan, Li, Huang, AutoRF: Auto Learning Receptive Fields with Spatial Pooling,
-    MultiMedia Modeling 2023. Deviations: of its candidate sets those of pooling are here; the sets
-    of convolutions and of hand-made attention are not.
+    MultiMedia Modeling 2023, with the candidate sets of its released code. Deviations: ``hybrid``,
+    which the release orders at random, has the poolings first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import FamilyError, nearest
 from sartor.nn.pooling_candidates import WindowPool
+from sartor.nn.rf_gates import (
+    CBAM,
+    ChannelGate,
+    ConvGate,
+    SpatialGate,
+    dilated_layers,
+    factorised_conv,
+    separable_layers,
+)
 
-__all__ = ["OPERATIONS", "SPACES", "NoiseIdentity", "StripPool", "make_operation"]
+__all__ = ["OPERATIONS", "SPACES", "NoiseIdentity", "StripPool", "is_pooling", "make_operation"]
 
-OPERATIONS = ("none", "noise", "max3", "avg3", "max5", "avg5", "max7", "avg7", "strip")
+_FORMS = ("", "_spatial")
+_POOLS = ("none", "noise", "max3", "avg3", "max5", "avg5", "max7", "avg7", "strip")
+_CONVS = (
+    *(f"{kind}{size}{form}" for kind in ("dil", "sep") for size in (3, 5) for form in _FORMS),
+    *("factorised3", "factorised5"),
+)
+_GATES = ("skip", "se", "se_max", "cbam")
+OPERATIONS = (*_POOLS, *_CONVS, *_GATES)
 #: candidate sets; ``fullpool`` is the published default
 SPACES: Mapping[str, tuple[str, ...]] = {
-    "small": OPERATIONS[:4],
-    "middle": OPERATIONS[:6],
-    "large": OPERATIONS[:8],
-    "fullpool": OPERATIONS,
+    "small": _POOLS[:4],
+    "middle": _POOLS[:6],
+    "large": _POOLS[:8],
+    "fullpool": _POOLS,
+    "fullconv": ("none", "noise", *_CONVS),
+    "hybrid": (*_POOLS, *_CONVS),
+    "autola": ("none", "skip", "sep3", "dil3", "sep3_spatial", "dil3_spatial", *_GATES[1:]),
 }
 
 
@@ -88,14 +114,19 @@ class StripPool(nn.Module):
         return outputs
 
 
+def is_pooling(name: str) -> bool:
+    """Whether an operation pools, which a search follows by one more norm."""
+    return name[:3] in ("max", "avg") or name == "strip"
+
+
 def make_operation(name: str, channels: int, *, affine: bool = True) -> nn.Module:
     """Make an operation on C channels, a multiple of 4.
 
     Args:
         name: of :data:`OPERATIONS`.
         channels: C.
-        affine: whether norms after maxima have gains and shifts: yes in a net, no in a search.
-            After means they never have them and in strips always, as published.
+        affine: whether norms have gains and shifts: yes in a net, no in a search. After means they
+            never have them, in strips and ``cbam`` always, as published.
 
     Raises:
         FamilyError: the name is unknown, or C is not a multiple of 4.
@@ -107,13 +138,47 @@ def make_operation(name: str, channels: int, *, affine: bool = True) -> nn.Modul
             f"The operations of a cell need a multiple of 4 channels, got {channels}; the cell "
             "itself a multiple of 16."
         )
-    simple = {"none": Zero, "noise": NoiseIdentity}
-    if name in simple:
-        return simple[name]()
-    if name == "strip":
-        return StripPool(channels)
+    if name in _WHOLE:
+        return _WHOLE[name](channels)
+    kind, size, form = re.split(r"(\d)", name)
+    return _SIZED[kind + form](channels, int(size), affine)
+
+
+def _pool(kind: str, channels: int, size: int, affine: bool) -> nn.Module:
     return nn.Sequential(
-        WindowPool(name[:3], int(name[3:])),
+        WindowPool(kind, size),
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels // 4, bias=False),
-        nn.BatchNorm2d(channels, affine=affine and name.startswith("max")),
+        nn.BatchNorm2d(channels, affine=affine and kind == "max"),
     )
+
+
+def _dilated_spatial(_channels: int, size: int, affine: bool) -> nn.Module:
+    return SpatialGate(
+        nn.Sequential(
+            nn.Conv2d(2, 1, size, padding=2 * (size // 2), dilation=2, bias=False),
+            nn.Conv2d(1, 1, 1, bias=False),
+            nn.BatchNorm2d(1, affine=affine),
+        )
+    )
+
+
+#: operations without a size, made from C
+_WHOLE: Mapping[str, Callable[[int], nn.Module]] = {
+    "none": lambda _channels: Zero(),
+    "noise": lambda _channels: NoiseIdentity(),
+    "skip": lambda _channels: nn.Identity(),
+    "strip": StripPool,
+    "se": ChannelGate,
+    "se_max": partial(ChannelGate, maximum=True),
+    "cbam": CBAM,
+}
+#: those with one, made from C, size and whether norms are affine
+_SIZED: Mapping[str, Callable[[int, int, bool], nn.Module]] = {
+    "max": partial(_pool, "max"),
+    "avg": partial(_pool, "avg"),
+    "sep": lambda c, size, affine: ConvGate(separable_layers(c, c, size, affine=affine)),
+    "sep_spatial": lambda _, size, affine: SpatialGate(separable_layers(2, 1, size, affine=affine)),
+    "dil": lambda c, size, affine: ConvGate(dilated_layers(c, size, affine=affine)),
+    "dil_spatial": _dilated_spatial,
+    "factorised": lambda c, size, affine: factorised_conv(c, size, affine=affine),
+}

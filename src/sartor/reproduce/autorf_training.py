@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.measure import count_params
-from sartor.nn.autorf import ChannelGate, RFCell
+from sartor.nn.autorf import RFCell
 from sartor.nn.autorf_search import DifferentiableSearch, SearchCell
+from sartor.nn.rf_gates import ChannelGate
 from sartor.nn.rf_genotype import GENOTYPES, Genotype
-from sartor.nn.rf_ops import OPERATIONS
+from sartor.nn.rf_ops import SPACES
 from sartor.nn.sources import seeded
 from sartor.reproduce.two_dots import two_dots
 
@@ -44,17 +45,20 @@ BATCH, CHANNELS, LR, ARCH_LR, TEST = 50, 16, 5e-3, 3e-2, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Distance; images that train weights, and as many that train mixtures; lengths."""
+    """Distance; images that train weights, and as many that train mixtures; lengths, of digits
+    too.
+    """
 
     limit: int
     images: int
     epochs: int
     search_steps: int
+    digits_epochs: int
 
 
-FULL = Schedule(limit=6, images=1000, epochs=8, search_steps=80)
+FULL = Schedule(limit=6, images=1000, epochs=8, search_steps=80, digits_epochs=6)
 #: a smoke test whose numbers mean little
-QUICK = Schedule(limit=6, images=200, epochs=1, search_steps=4)
+QUICK = Schedule(limit=6, images=200, epochs=1, search_steps=4, digits_epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def random_genotype(seed: int) -> Genotype:
     draw = random.Random(seed)
     return Genotype(
         tuple(
-            tuple((draw.choice(OPERATIONS[1:]), source) for source in range(node))
+            tuple((draw.choice(SPACES["fullpool"][1:]), source) for source in range(node))
             for node in (1, 2, 3)
         )
     )

@@ -1,5 +1,6 @@
 """Training: the one loop, its schedule and its checkpoints, and distillation on it."""
 
+from sartor.train.asam import ASAM, asam_perturbation
 from sartor.train.came import CAME
 from sartor.train.came_state import optimizer_state_bytes
 from sartor.train.cdfkd_mfs import DataFreeDistiller, DataFreeHistory, distill_data_free
@@ -63,6 +64,7 @@ from sartor.train.token_crisis_proxy import Top1Experts, balance_loss, moe_proxy
 from sartor.train.token_crisis_sites import DropoutSite, dropout_sites, insert_dropout_
 
 __all__ = [
+    "ASAM",
     "CAME",
     "STRONG_RECIPES",
     "CompactRecipe",
@@ -106,6 +108,7 @@ __all__ = [
     "TeacherCache",
     "Top1Experts",
     "TrainSettings",
+    "asam_perturbation",
     "auto_ema_decay",
     "bake_steps_",
     "balance_loss",
