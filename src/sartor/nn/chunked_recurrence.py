@@ -11,7 +11,8 @@ computes the states again from the starts of the chunks, the only ones that are 
 K is as large as it takes to give each operation enough numbers to work on, 1 where a single state
 has enough, and c such that a segment fits the processor's cache. All segments are computed in the
 same buffers, whose memory is then in the cache and whose steps are cut only once. Decays are powers
-of 2, which take a third of the time of powers of e. Shapes and symbols are those of
+of 2, which take a third of the time of powers of e. States are (N, B, G, d) here, so that all
+channels of all samples lie in a row; the other shapes and symbols are those of
 :mod:`sartor.nn.linear_recurrence`.
 """
 
@@ -90,23 +91,24 @@ class _Plan:
 class _ChunkedRecurrence(Function):
     @staticmethod
     def forward(ctx: Any, delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        blocks, A = list(_blocks(v, A)), A.contiguous()
+        blocks = list(_blocks(v, A))
         plan = _Plan.of(len(v), _numbers(blocks[0], v, A))
+        B, C = (part.movedim(-1, 1) for part in (B, C))  # (L, N, B, G)
         delta, v, B, C = (plan.cut(part) for part in (delta, v, B, C))
-        starts = v.new_empty(plan.segments, plan.chunks, *v.shape[3:5], *A.shape[1:])
+        starts = v.new_empty(plan.segments, plan.chunks, *B.shape[3:], v.shape[-1])
         outputs = torch.empty_like(v)
         for rows, groups in blocks:
-            rates = LOG2_E * A[groups]
-            a, x = (_Segment(v[0, :, :, rows, groups], A) for _ in range(2))
-            carry = torch.zeros_like(starts[0, 0, rows, groups])
-            parts = (p[:, :, :, rows, groups] for p in (delta, v, B, C, outputs))
-            for start, *at in zip(starts[:, :, rows, groups], *parts, strict=True):
-                delta_m, v_m, B_m, C_m, y = at
+            wide, narrow = (..., rows, groups, slice(None)), (..., rows, groups)
+            rates = LOG2_E * _spread(A[groups], starts[wide])
+            a, x = (_Segment(plan.steps, starts[wide]) for _ in range(2))
+            carry = torch.zeros_like(starts[wide][0, 0])
+            parts = (starts[wide], delta[wide], v[wide], B[narrow], C[narrow], outputs[wide])
+            for start, delta_m, v_m, B_m, C_m, y in zip(*parts, strict=True):
                 _terms(a, x, delta_m, v_m, rates, B_m)
                 _starts(a, x, carry, delta_m, rates, out=start)
                 _run(a, x, start)
                 carry = x.each[-1][-1].clone()
-                y.copy_(torch.matmul(C_m.unsqueeze(-2), x.all).squeeze(-2))
+                y.copy_(torch.mul(x.all, C_m.unsqueeze(-1), out=a.all).sum(dim=2))
         ctx.save_for_backward(delta, v, A, B, C, starts)
         ctx.plan, ctx.blocks = plan, blocks
         return plan.join(outputs)
@@ -119,40 +121,50 @@ class _ChunkedRecurrence(Function):
         grad = plan.cut(grad)
         grad_delta, grad_v, grad_B, grad_C = (torch.empty_like(p) for p in (delta, v, B, C))
         for rows, groups in ctx.blocks:
-            rates = LOG2_E * A[groups]
-            a, x, g = (_Segment(v[0, :, :, rows, groups], A) for _ in range(3))
-            carry = torch.zeros_like(starts[0, 0, rows, groups])
+            wide, narrow = (..., rows, groups, slice(None)), (..., rows, groups)
+            spread = _spread(A[groups], starts[wide])
+            rates = LOG2_E * spread
+            a, x, g = (_Segment(plan.steps, starts[wide]) for _ in range(3))
+            carry = torch.zeros_like(starts[wide][0, 0])
             for m in reversed(range(plan.segments)):
-                at = (m, ..., rows, groups, slice(None))
-                start = starts[m, :, rows, groups]
-                _terms(a, x, delta[at], v[at], rates, B[at])
+                start, delta_m, v_m, grad_m = (p[m][wide] for p in (starts, delta, v, grad))
+                B_m, C_m = (p[m][narrow].unsqueeze(-1) for p in (B, C))
+                _terms(a, x, delta_m, v_m, rates, B[m][narrow])
                 _run(a, x, start)
-                grad_C[at] = torch.mul(x.all, grad[at].unsqueeze(-2), out=g.all).sum(dim=-1)
-                torch.mul(grad[at].unsqueeze(-2), C[at].unsqueeze(-1), out=g.all)
-                _run_back(a, g, carry, delta[at], rates)
+                grad_C[m][narrow] = torch.mul(x.all, grad_m.unsqueeze(2), out=g.all).sum(dim=-1)
+                torch.mul(grad_m.unsqueeze(2), C_m, out=g.all)
+                _run_back(a, g, carry, delta_m, rates)
                 carry = a.each[0][0] * g.each[0][0]
-                grad_v[at] = torch.matmul(B[at].unsqueeze(-2), g.all).squeeze(-2)
                 a.all[1:].mul_(x.all[:-1])  # a_t s_(t-1)
                 a.all[0].mul_(start)
                 a.all.mul_(g.all)  # the gradient of delta_t A
-                grad_B[at] = torch.mul(g.all, v[at].unsqueeze(-2), out=x.all).sum(dim=-1)
-                grad_delta[at] = torch.mul(a.all, A[groups], out=g.all).sum(dim=-2)
-                grad_A[groups] += a.all.mul_(delta[at].unsqueeze(-2)).sum(dim=(0, 1, 2))
+                grad_v[m][wide] = torch.mul(g.all, B_m, out=x.all).sum(dim=2)
+                grad_B[m][narrow] = torch.mul(g.all, v_m.unsqueeze(2), out=x.all).sum(dim=-1)
+                grad_delta[m][wide] = torch.mul(a.all, spread, out=g.all).sum(dim=2)
+                by_rate = a.all.mul_(delta_m.unsqueeze(2)).sum(dim=(0, 1))  # (N, B, G, d)
+                grad_A[groups] += by_rate.sum(dim=1).transpose(0, 1)
         grad_delta, grad_v, grad_B, grad_C = map(plan.join, (grad_delta, grad_v, grad_B, grad_C))
-        return grad_delta, grad_v, grad_A, grad_B, grad_C
+        return grad_delta, grad_v, grad_A, grad_B.movedim(1, -1), grad_C.movedim(1, -1)
 
 
 class _Segment:
-    """A buffer (c, K, B, G, N, d) for one segment at a time, whole and step by step.
+    """A buffer (c, K, N, B, G, d) for one segment at a time, whole and step by step.
 
     Args:
-        like: of the type and, without N, of the shape.
-        A: (G, N, d), for N.
+        steps: c.
+        starts: (M, K, N, B, G, d), of the same type.
     """
 
-    def __init__(self, like: Tensor, A: Tensor) -> None:
-        self.all = like.new_empty(*like.shape[:-1], A.shape[1], like.shape[-1])
+    def __init__(self, steps: int, starts: Tensor) -> None:
+        self.all = starts.new_empty(steps, *starts.shape[1:])
         self.each = self.all.unbind()
+
+
+def _spread(A: Tensor, starts: Tensor) -> Tensor:
+    """(G, N, d) -> (N, B, G, d), one row of memory for all samples and groups: operations on rows
+    are the faster the longer these are.
+    """
+    return A.transpose(0, 1).unsqueeze(1).expand(starts.shape[2:]).contiguous()
 
 
 def _blocks(v: Tensor, A: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -175,15 +187,15 @@ def _numbers(block: tuple[slice, slice], v: Tensor, A: Tensor) -> int:
 
 
 def _terms(a: _Segment, x: _Segment, delta: Tensor, v: Tensor, rates: Tensor, B: Tensor) -> None:
-    """Write decays and inputs of the recurrence; rates (G, N, d) are those of powers of 2."""
-    torch.mul(delta.unsqueeze(-2), rates, out=a.all).exp2_()
-    torch.mul(v.unsqueeze(-2), B.unsqueeze(-1), out=x.all)
+    """Write decays and inputs of the recurrence; rates (N, B, G, d) are those of powers of 2."""
+    torch.mul(delta.unsqueeze(2), rates, out=a.all).exp2_()
+    torch.mul(v.unsqueeze(2), B.unsqueeze(-1), out=x.all)
 
 
 def _starts(
     a: _Segment, x: _Segment, carry: Tensor, delta: Tensor, rates: Tensor, *, out: Tensor
 ) -> None:
-    """Write the states before each chunk (K, B, G, N, d)."""
+    """Write the states before each chunk (K, N, B, G, d)."""
     out[0] = carry
     if len(out) > 1:
         ends = _end(x.each, a.each[1:])
@@ -213,7 +225,7 @@ def _run_back(a: _Segment, g: _Segment, carry: Tensor, delta: Tensor, rates: Ten
 
 
 def _end(terms: Sequence[Tensor], decays: Sequence[Tensor]) -> Tensor:
-    """Run all chunks from nothing to their ends (K, B, G, N, d)."""
+    """Run all chunks from nothing to their ends (K, N, B, G, d)."""
     end = terms[0].clone()
     for a_i, x_i in zip(decays, terms[1:], strict=True):
         torch.addcmul(x_i, a_i, end, out=end)
@@ -221,8 +233,8 @@ def _end(terms: Sequence[Tensor], decays: Sequence[Tensor]) -> Tensor:
 
 
 def _totals(delta: Tensor, rates: Tensor) -> tuple[Tensor, ...]:
-    """Decay over each whole chunk, K of (B, G, N, d)."""
-    return (delta.sum(dim=0).unsqueeze(-2) * rates).exp2_().unbind()
+    """Decay over each whole chunk, K of (N, B, G, d)."""
+    return (delta.sum(dim=0).unsqueeze(1) * rates).exp2_().unbind()
 
 
 def _carry_on(totals: Sequence[Tensor], ends: Sequence[Tensor], carried: Sequence[Tensor]) -> None:
