@@ -2,7 +2,8 @@
 
 Source: Dong, Niu, Wei, Pan, Li, Huang, AutoRF: Auto Learning Receptive Fields with Spatial Pooling,
     MultiMedia Modeling 2023. Deviations: a node sums its edges, as in the search; the released
-    code's nets, which read their edges otherwise, are ``semantics="released"``.
+    code's nets, which read their edges otherwise, are ``semantics="released"``. A MobileNet gets a
+    cell in each block, in the release one after each stage.
 """
 
 from __future__ import annotations
