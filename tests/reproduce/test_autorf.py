@@ -1,8 +1,10 @@
 import functools
+from dataclasses import replace
 
 import pytest
 
-from sartor.reproduce.autorf import judge, losses, run
+from sartor.reproduce.autorf import judge, judge_digits, losses, run
+from sartor.reproduce.autorf_digits import CELL, CELL_BY_ASAM, GATED, PLAIN, RANDOM_CELL
 from sartor.reproduce.autorf_training import (
     GATE,
     NOISE,
@@ -49,6 +51,29 @@ def test_the_rules_hold_for_the_card_s_expectation() -> None:
 )
 def test_each_rule_can_fail(name: str, changed: Trained, asked: str) -> None:
     broken = [c.asked for c in judge([result(**{name: changed})]) if c.decides and not c.passed]
+    assert len(broken) == 1 and asked in broken[0]
+
+
+def digits(**more: Trained) -> dict[str, Trained]:
+    names = (PLAIN, GATED, CELL, CELL_BY_ASAM, RANDOM_CELL)
+    return {**{name: trained(0.9) for name in names}, **more}
+
+
+def test_equal_nets_pass_on_digits() -> None:
+    assert all(check.passed for check in judge_digits([digits()]))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "asked"),
+    [
+        (PLAIN, trained(0.906), "minus ResNet-8"),
+        (RANDOM_CELL, trained(0.911), "random cells"),
+        (CELL, replace(trained(0.9), params=2), "parameters"),
+    ],
+)
+def test_each_rule_on_digits_can_fail(name: str, changed: Trained, asked: str) -> None:
+    checks = judge_digits([digits(**{name: changed})])
+    broken = [c.asked for c in checks if c.decides and not c.passed]
     assert len(broken) == 1 and asked in broken[0]
 
 

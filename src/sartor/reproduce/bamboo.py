@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_params
 from sartor.nn.bamboo import bamboo
@@ -55,7 +56,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     schedule, seeds = (QUICK, SEEDS[:1]) if quick else (FULL, SEEDS)
     with training_threads(params=0):
-        results = [train_all(seed, schedule) for seed in seeds]
+        results = [train_all(seed, schedule) for seed in each(seeds)]
     checks = judge(results)
     return Evidence(
         slug="bamboo",
