@@ -20,8 +20,8 @@ from sartor.testing import tiny_task
 from sartor.train import TrainSettings, save_tensors, train
 
 SIDE = 32
-#: one pixel is too small for what these do with their smallest maps
-SIDES = {"ghostnetv3": 64, "mobilenetv2_100_metapool": 64}
+#: one pixel is too small for what the first two do with their smallest maps; the last is slow
+SIDES = {"ghostnetv3": 48, "mobilenetv2_100_metapool": 48, "rf_resnet20": 16}
 
 _PYRAMID = {"depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2], "drop_path_rate": 0.0}
 _WIDTHS = ({"embed_dims": [8, 8, 16, 24]}, {"embed_dims": [8, 16, 24, 32]})
@@ -123,12 +123,12 @@ def test_a_stitched_route_exports(name: str, tmp_path: Path) -> None:
 def test_a_trained_family_goes_through_fit(name: str, tmp_path: Path) -> None:
     """Stitched routes of trained models know digits too, and come back with their accuracy."""
     torch.manual_seed(0)
-    task = digits_task(image_size=shape_of(name), batch_size=32, noise=0.3)
+    task = digits_task(image_size=shape_of(name), batch_size=64, noise=0.3)
     family = family_of(name, task)
-    learning = TrainSettings(epochs=4, lr=2e-3, warmup_epochs=1)
+    learning = TrainSettings(epochs=3, lr=3e-3, warmup_epochs=1)
     for model in family.models:
         train(model, task.train, lambda m, x, y: F.cross_entropy(m(x), y), learning)
-    settings = FitSettings(epochs=2, routes=4, moves=(), costs=("flops",))
+    settings = FitSettings(epochs=1, routes=4, moves=(), costs=("flops",))
     frontier = fit(family, task, out=tmp_path / "run", settings=settings, target="cpu/eager")
     points = {point.id: point for point in (*frontier.points, *frontier.others)}
     crossing = [point for id, point in points.items() if id.startswith("sn.") and ".s" in id]

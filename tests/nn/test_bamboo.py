@@ -36,7 +36,9 @@ class TestBamboo(BackboneContract):
         assert {"pos_embed", "cls_token"} <= dict(self.made().named_parameters()).keys()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [n if "base" in n else pytest.param(n, marks=pytest.mark.slow) for n in SIZES]
+)
 def test_counts_of_the_card(name: str) -> None:
     depth, dim, heads, patch, params, gmacs = SIZES[name]
     with torch.device("meta"):

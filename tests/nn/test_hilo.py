@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core import DataError, FamilyError
+from sartor.export import FORMATS
 from sartor.nn.hilo import HiLoAttention, hilo_heads
 from sartor.testing import LayerContract
 
@@ -34,6 +35,11 @@ class TestPadded(TestHiLo):
 
     def inputs(self) -> Tensor:
         return noise(2, 5, 3, 16)
+
+    @pytest.mark.slow  # whole maps export by default
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_exports_with_equal_numbers(self, format: str) -> None:
+        super().test_exports_with_equal_numbers(format)
 
 
 @pytest.mark.parametrize(

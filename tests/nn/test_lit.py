@@ -78,8 +78,8 @@ def test_parameters_of_each_stage() -> None:
     ("name", "counted"),
     [
         ("lit_small", 4_081_669_692),
-        ("lit_medium", 8_599_316_028),
-        ("lit_base", 15_036_676_156),
+        pytest.param("lit_medium", 8_599_316_028, marks=pytest.mark.slow),
+        pytest.param("lit_base", 15_036_676_156, marks=pytest.mark.slow),
     ],
 )
 def test_operations_of_the_card(name: str, counted: int, official_count: Count) -> None:

@@ -59,10 +59,10 @@ def test_parameters_of_the_card(name: str, params: int) -> None:
     ("alpha", "params", "counted"),
     [
         (0.0, 28_089_760, 3_965_462_076),
-        (0.2, 27_844_000, 3_880_714_812),
-        (0.4, 27_696_544, 3_815_235_132),
+        pytest.param(0.2, 27_844_000, 3_880_714_812, marks=pytest.mark.slow),
+        pytest.param(0.4, 27_696_544, 3_815_235_132, marks=pytest.mark.slow),
         (0.5, 27_647_392, 3_769_023_036),
-        (0.7, 27_696_544, 3_742_078_524),
+        pytest.param(0.7, 27_696_544, 3_742_078_524, marks=pytest.mark.slow),
         (0.9, 27_844_000, 3_734_401_596),
         (1.0, 28_089_760, 3_745_992_252),
     ],
@@ -76,9 +76,9 @@ def test_alpha_of_the_card(alpha: float, params: int, counted: int, official_cou
 @pytest.mark.parametrize(
     ("name", "size", "counted"),
     [
-        ("litv2_medium", 224, 7_479_237_180),
+        pytest.param("litv2_medium", 224, 7_479_237_180, marks=pytest.mark.slow),
         ("litv2_base", 224, 13_193_561_148),
-        ("litv2_base_384", 384, 39_709_486_528),
+        pytest.param("litv2_base_384", 384, 39_709_486_528, marks=pytest.mark.slow),
     ],
 )
 def test_operations_of_the_card(name: str, size: int, counted: int, official_count: Count) -> None:

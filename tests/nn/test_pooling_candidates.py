@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core import DataError, FamilyError
+from sartor.export import FORMATS
 from sartor.nn.pooling_candidates import SeparablePool, WindowPool, make_candidate, window
 from sartor.testing import LayerContract
 
@@ -13,6 +14,11 @@ class TestSeparablePool(LayerContract):
 
     def inputs(self) -> Tensor:
         return torch.randn(2, 8, 5, 7, generator=torch.Generator().manual_seed(0))
+
+    @pytest.mark.slow  # it is among the candidates of MetaPooling's suite
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_exports_with_equal_numbers(self, format: str) -> None:
+        super().test_exports_with_equal_numbers(format)
 
 
 @pytest.mark.parametrize(("size", "corner"), [(3, 4 / 9), (5, 9 / 25), (7, 16 / 49)])

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core import DataError
+from sartor.export import FORMATS
 from sartor.nn.hilo import HiLoAttention
 from sartor.nn.token_hilo import TokenHiLo
 from sartor.testing import LayerContract
@@ -16,6 +17,11 @@ class TestTokenHiLo(LayerContract):
 
     def inputs(self) -> Tensor:
         return noise(2, 17, 16)
+
+    @pytest.mark.slow  # HiLo's own suite exports its operators
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_exports_with_equal_numbers(self, format: str) -> None:
+        super().test_exports_with_equal_numbers(format)
 
 
 def noise(*shape: int) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core import DataError, FamilyError, RecipeError
+from sartor.export import FORMATS
 from sartor.nn.backbone import official_state
 from sartor.nn.sources import seeded
 from sartor.nn.vmrnn import (
@@ -45,6 +46,11 @@ class TestContract(LayerContract):
 
     def inputs(self) -> Tensor:
         return frames(2, 2, 1, 4, 8)
+
+    @pytest.mark.slow  # SS2D's suite exports its operators
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_exports_with_equal_numbers(self, format: str) -> None:
+        super().test_exports_with_equal_numbers(format)
 
 
 @pytest.mark.slow
