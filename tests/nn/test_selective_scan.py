@@ -17,7 +17,7 @@ SHAPES: tuple[Shape, ...] = ((1, 1, 1, 1, 1), (7, 2, 3, 4, 5), (64, 2, 1, 3, 4),
 
 
 def parts(shape: Shape, *, decay: float = 1.0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """delta, v, A, B and C; ``decay`` scales the step sizes."""
+    """delta, u, A, B and C; ``decay`` scales the step sizes."""
     length, batch, groups, state, width = shape
     draw = torch.Generator().manual_seed(sum(shape))
 

@@ -39,7 +39,7 @@ SEGMENT = 1 << 18
 LOG2_E = math.log2(math.e)
 
 
-def chunked_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def chunked_recurrence(delta: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Run the recurrence in chunks; arguments and result are those of
     :func:`~sartor.nn.linear_recurrence.sequential_recurrence`.
 
@@ -50,7 +50,7 @@ def chunked_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor
         >>> chunked_recurrence(delta, delta, -torch.ones(1, 3, 2), B, B).shape
         torch.Size([6, 1, 1, 2])
     """
-    outputs: Tensor = _ChunkedRecurrence.apply(delta, v, A, B, C)
+    outputs: Tensor = _ChunkedRecurrence.apply(delta, u, A, B, C)
     return outputs
 
 
@@ -90,36 +90,36 @@ class _Plan:
 
 class _ChunkedRecurrence(Function):
     @staticmethod
-    def forward(ctx: Any, delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        blocks = list(_blocks(v, A))
-        plan = _Plan.of(len(v), _numbers(blocks[0], v, A))
+    def forward(ctx: Any, delta: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        blocks = list(_blocks(u, A))
+        plan = _Plan.of(len(u), _numbers(blocks[0], u, A))
         B, C = (part.movedim(-1, 1) for part in (B, C))  # (L, N, B, G)
-        delta, v, B, C = (plan.cut(part) for part in (delta, v, B, C))
-        starts = v.new_empty(plan.segments, plan.chunks, *B.shape[3:], v.shape[-1])
-        outputs = torch.empty_like(v)
+        delta, u, B, C = (plan.cut(part) for part in (delta, u, B, C))
+        starts = u.new_empty(plan.segments, plan.chunks, *B.shape[3:], u.shape[-1])
+        outputs = torch.empty_like(u)
         for rows, groups in blocks:
             wide, narrow = (..., rows, groups, slice(None)), (..., rows, groups)
             rates = LOG2_E * _spread(A[groups], starts[wide])
             a, x = (_Segment(plan.steps, starts[wide]) for _ in range(2))
             carry = torch.zeros_like(starts[wide][0, 0])
-            parts = (starts[wide], delta[wide], v[wide], B[narrow], C[narrow], outputs[wide])
-            for start, delta_m, v_m, B_m, C_m, y in zip(*parts, strict=True):
-                _terms(a, x, delta_m, v_m, rates, B_m)
+            parts = (starts[wide], delta[wide], u[wide], B[narrow], C[narrow], outputs[wide])
+            for start, delta_m, u_m, B_m, C_m, y in zip(*parts, strict=True):
+                _terms(a, x, delta_m, delta_m * u_m, rates, B_m)
                 _starts(a, x, carry, delta_m, rates, out=start)
                 _run(a, x, start)
                 carry = x.each[-1][-1].clone()
                 y.copy_(torch.mul(x.all, C_m.unsqueeze(-1), out=a.all).sum(dim=2))
-        ctx.save_for_backward(delta, v, A, B, C, starts)
+        ctx.save_for_backward(delta, u, A, B, C, starts)
         ctx.plan, ctx.blocks = plan, blocks
         return plan.join(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        delta, v, A, B, C, starts = ctx.saved_tensors
+        delta, u, A, B, C, starts = ctx.saved_tensors
         plan, grad_A = ctx.plan, torch.zeros_like(A)
         grad = plan.cut(grad)
-        grad_delta, grad_v, grad_B, grad_C = (torch.empty_like(p) for p in (delta, v, B, C))
+        grad_delta, grad_u, grad_B, grad_C = (torch.empty_like(p) for p in (delta, u, B, C))
         for rows, groups in ctx.blocks:
             wide, narrow = (..., rows, groups, slice(None)), (..., rows, groups)
             spread = _spread(A[groups], starts[wide])
@@ -127,7 +127,8 @@ class _ChunkedRecurrence(Function):
             a, x, g = (_Segment(plan.steps, starts[wide]) for _ in range(3))
             carry = torch.zeros_like(starts[wide][0, 0])
             for m in reversed(range(plan.segments)):
-                start, delta_m, v_m, grad_m = (p[m][wide] for p in (starts, delta, v, grad))
+                start, delta_m, u_m, grad_m = (p[m][wide] for p in (starts, delta, u, grad))
+                v_m = delta_m * u_m
                 B_m, C_m = (p[m][narrow].unsqueeze(-1) for p in (B, C))
                 _terms(a, x, delta_m, v_m, rates, B[m][narrow])
                 _run(a, x, start)
@@ -138,13 +139,15 @@ class _ChunkedRecurrence(Function):
                 a.all[1:].mul_(x.all[:-1])  # a_t s_(t-1)
                 a.all[0].mul_(start)
                 a.all.mul_(g.all)  # the gradient of delta_t A
-                grad_v[m][wide] = torch.mul(g.all, B_m, out=x.all).sum(dim=2)
+                grad_v = torch.mul(g.all, B_m, out=x.all).sum(dim=2)
+                grad_u[m][wide] = grad_v * delta_m
                 grad_B[m][narrow] = torch.mul(g.all, v_m.unsqueeze(2), out=x.all).sum(dim=-1)
-                grad_delta[m][wide] = torch.mul(a.all, spread, out=g.all).sum(dim=2)
+                by_decay = torch.mul(a.all, spread, out=g.all).sum(dim=2)
+                grad_delta[m][wide] = by_decay.addcmul_(grad_v, u_m)
                 by_rate = a.all.mul_(delta_m.unsqueeze(2)).sum(dim=(0, 1))  # (N, B, G, d)
                 grad_A[groups] += by_rate.sum(dim=1).transpose(0, 1)
-        grad_delta, grad_v, grad_B, grad_C = map(plan.join, (grad_delta, grad_v, grad_B, grad_C))
-        return grad_delta, grad_v, grad_A, grad_B.movedim(1, -1), grad_C.movedim(1, -1)
+        grad_delta, grad_u, grad_B, grad_C = map(plan.join, (grad_delta, grad_u, grad_B, grad_C))
+        return grad_delta, grad_u, grad_A, grad_B.movedim(1, -1), grad_C.movedim(1, -1)
 
 
 class _Segment:
@@ -167,11 +170,11 @@ def _spread(A: Tensor, starts: Tensor) -> Tensor:
     return A.transpose(0, 1).unsqueeze(1).expand(starts.shape[2:]).contiguous()
 
 
-def _blocks(v: Tensor, A: Tensor) -> Iterator[tuple[slice, slice]]:
+def _blocks(u: Tensor, A: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut samples and groups so that a state of a block has at most about 4 :data:`STEP`
     numbers.
     """
-    batch, groups = v.shape[1:3]
+    batch, groups = u.shape[1:3]
     one = A[0].numel()  # the state of a group
     together = min(groups, max(1, 4 * STEP // one))
     rows = max(1, 4 * STEP // (one * groups)) if together == groups else 1
@@ -180,9 +183,9 @@ def _blocks(v: Tensor, A: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + rows), slice(group, group + together)
 
 
-def _numbers(block: tuple[slice, slice], v: Tensor, A: Tensor) -> int:
+def _numbers(block: tuple[slice, slice], u: Tensor, A: Tensor) -> int:
     """Numbers in a state of a block."""
-    lengths = (len(range(size)[part]) for part, size in zip(block, v.shape[1:3], strict=True))
+    lengths = (len(range(size)[part]) for part, size in zip(block, u.shape[1:3], strict=True))
     return max(1, math.prod(lengths) * A[0].numel())
 
 

@@ -1,12 +1,12 @@
 """The recurrence of a selective scan in its two plain forms: step by step, which defines it, and as
 an associative scan of logarithmic depth, which exports.
 
-With decays a_t = exp(dt_t A) and inputs x_t = v_t B_t:
+With decays a_t = exp(dt_t A) and inputs x_t = dt_t u_t B_t:
 
     s_t = a_t * s_(t-1) + x_t,    y_t = sum over n of s_t[n] * C_t[n],    s_(-1) = 0
 
 All forms take the same tensors, time first and channels last, so that every operation runs over
-contiguous channels: ``delta`` and ``v`` (L, B, G, d), ``A`` (G, N, d), ``B`` and ``C``
+contiguous channels: ``delta`` and ``u`` (L, B, G, d), ``A`` (G, N, d), ``B`` and ``C``
 (L, B, G, N). L is the length, G the number of groups of channels that share B and C, d the channels
 of a group and N the state of a channel.
 
@@ -23,12 +23,12 @@ from torch import Tensor
 __all__ = ["associative_recurrence", "sequential_recurrence"]
 
 
-def sequential_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def sequential_recurrence(delta: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Run the definition, one step after the other.
 
     Args:
         delta: step sizes (L, B, G, d).
-        v: inputs times step sizes (L, B, G, d).
+        u: inputs (L, B, G, d).
         A: decay rates (G, N, d).
         B: into the state (L, B, G, N).
         C: out of the state (L, B, G, N).
@@ -36,17 +36,17 @@ def sequential_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Ten
     Returns:
         (L, B, G, d).
     """
-    state = v.new_zeros(*v.shape[1:3], *A.shape[1:])  # (B, G, N, d)
+    state = u.new_zeros(*u.shape[1:3], *A.shape[1:])  # (B, G, N, d)
     outputs = []
-    steps = zip(delta.unbind(), v.unbind(), B.unbind(), C.unbind(), strict=True)
-    for delta_t, v_t, B_t, C_t in steps:
+    steps = zip(delta.unbind(), u.unbind(), B.unbind(), C.unbind(), strict=True)
+    for delta_t, u_t, B_t, C_t in steps:
         decay = torch.exp(delta_t.unsqueeze(-2) * A)
-        state = decay * state + v_t.unsqueeze(-2) * B_t.unsqueeze(-1)
+        state = decay * state + (delta_t * u_t).unsqueeze(-2) * B_t.unsqueeze(-1)
         outputs.append((state * C_t.unsqueeze(-1)).sum(dim=-2))  # (B, G, d)
     return torch.stack(outputs)
 
 
-def associative_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def associative_recurrence(delta: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Combine pairs (a, x) o (a', x') = (a' a, a' x + x') over distances 1, 2, 4 and so on.
 
     The graph has a number of operations that is logarithmic in L and no in-place one, so it traces
@@ -54,7 +54,7 @@ def associative_recurrence(delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Te
     :func:`sequential_recurrence`.
     """
     a = torch.exp(delta.unsqueeze(-2) * A)  # (L, B, G, N, d)
-    x = v.unsqueeze(-2) * B.unsqueeze(-1)
+    x = (delta * u).unsqueeze(-2) * B.unsqueeze(-1)
     distance = 1
     while distance < len(a):
         late = a[distance:]

@@ -92,7 +92,7 @@ def selective_scan(
     if delta_softplus:
         steps = F.softplus(steps)
     rates = grouped(A).transpose(1, 2)  # (groups, state, width)
-    outputs = run_recurrence(steps, steps * inputs, rates, first(B), first(C), method=method)
+    outputs = run_recurrence(steps, inputs, rates, first(B), first(C), method=method)
     if D is not None:
         outputs = outputs + grouped(D) * inputs
     turned = outputs.flatten(1).t().contiguous()
@@ -100,12 +100,12 @@ def selective_scan(
 
 
 def run_recurrence(
-    delta: Tensor, v: Tensor, A: Tensor, B: Tensor, C: Tensor, *, method: str = "chunked"
+    delta: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor, *, method: str = "chunked"
 ) -> Tensor:
     """Run the bare recurrence on tensors with time first; see :mod:`sartor.nn.linear_recurrence`
     for their shapes.
 
-    All are computed in the type of ``v``, without autocast. While a model is traced the chunked
+    All are computed in the type of ``u``, without autocast. While a model is traced the chunked
     form, whose loops would be unrolled, gives way to the associative one.
 
     Raises:
@@ -115,14 +115,14 @@ def run_recurrence(
         raise RecipeError(f"There is no scan {method!r}; {nearest(method, SCAN_METHODS)}")
     if method == "chunked" and torch.compiler.is_compiling():
         method = "associative"
-    device = v.device.type
+    device = u.device.type
     plain = (
         torch.autocast(device, enabled=False)
         if torch.is_autocast_enabled(device)
         else nullcontext()
     )
     with plain:
-        return SCAN_METHODS[method](*(part.to(v.dtype) for part in (delta, v, A, B, C)))
+        return SCAN_METHODS[method](*(part.to(u.dtype) for part in (delta, u, A, B, C)))
 
 
 def _check_shapes(

@@ -140,7 +140,7 @@ class SS2D(nn.Module):
         steps = torch.einsum("lbkr,ker->lbke", rank, self.dt_projs_weight).to(kind)
         delta, u = F.softplus(steps + self.dt_projs_bias.to(kind)), u.to(kind)
         rates = -torch.exp(self.A_logs.to(kind)).unflatten(0, (WAYS, -1)).transpose(1, 2)
-        y = run_recurrence(delta, delta * u, rates, B, C, method=self.scan)
+        y = run_recurrence(delta, u, rates, B, C, method=self.scan)
         return y + self.Ds.to(kind).unflatten(0, (WAYS, -1)) * u
 
 
