@@ -32,13 +32,15 @@ def net(seed: int, classes: int = 3) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.GELU(), nn.Linear(8, classes)).eval()
 
 
-def task(classes: int | None = 3) -> Task:
+def first_output(model: nn.Module) -> float:
+    return float(model(torch.ones(1, 4)).detach()[0, 0])
+
+
+def task(classes: int | None = 3, quality=lambda model: 0.0) -> Task:
     x, y = torch.randn(24, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3
     loader = DataLoader(TensorDataset(x, y), batch_size=8)
     plain = {} if classes else {"loss": lambda z, y: z.square().mean()}
-    return Task.from_loader(
-        loader, lambda model: float(model(x).detach()[0, 0]), num_classes=classes, **plain
-    )
+    return Task.from_loader(loader, quality, num_classes=classes, **plain)
 
 
 def workshop(folder, data: Task, **settings) -> Workshop:
@@ -62,7 +64,23 @@ def test_the_setting_chooses_the_distiller(tmp_path, name: str) -> None:
     settings = TrainSettings(epochs=2, lr=0.01, weight_decay=0.05)
     distill(plain, teacher, data, loss=loss, settings=settings)
     assert all(torch.equal(a, b) for a, b in zip(weights(ours), weights(plain), strict=True))
-    assert shop.state.recoveries["one"]["before"] == pytest.approx(data.evaluate(net(5), ()))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_a_model_loses_on_the_selection_data_is_undone(tmp_path, sign: int) -> None:
+    """One sign of the same number rises, the other falls."""
+    data = task(quality=lambda model: sign * first_output(model))
+    model = net(5)
+    shop = workshop(tmp_path, data)
+    shop.recover("one", model)
+    before = sign * first_output(net(5))
+    changed = sign * first_output(model) != before
+    assert changed == shop.state.recoveries["one"]["kept"] == (sign == 1)
+    assert changed or all(
+        torch.equal(a, b) for a, b in zip(weights(model), weights(net(5)), strict=True)
+    )
+    assert sign * first_output(model) >= before
+    assert shop.state.recoveries["one"]["before"] == pytest.approx(before)
 
 
 def test_distillers_differ(tmp_path) -> None:
@@ -86,11 +104,15 @@ def test_without_classes_outputs_are_matched(tmp_path) -> None:
 def test_the_report_says_what_it_cost_and_gained(tmp_path) -> None:
     shop = workshop(tmp_path, task())
     shop.state.recoveries = {
-        "a": {"distiller": "soft", "before": 0.5, "seconds": 2.0, "bridges": []},
-        "b": {"distiller": "soft", "before": 0.7, "seconds": 1.0, "bridges": []},
-        "failed": {"distiller": "soft", "before": 0.1, "seconds": 1.0, "bridges": []},
+        id: {"distiller": "soft", "before": before, "kept": kept, "seconds": seconds, "bridges": []}
+        for id, before, kept, seconds in (
+            ("a", 0.5, True, 2.0),
+            ("b", 0.7, True, 1.0),
+            ("c", 0.8, False, 1.0),
+            ("failed", 0.1, True, 1.0),
+        )
     }
-    for id, accuracy in (("a", 0.8), ("b", 0.6), ("untouched", 0.9)):
+    for id, accuracy in (("a", 0.83), ("b", 0.67), ("c", 0.8), ("untouched", 0.9)):
         shop.state.add(
             Candidate(
                 id=id,
@@ -102,11 +124,11 @@ def test_the_report_says_what_it_cost_and_gained(tmp_path) -> None:
             )
         )
     notes = _notes(shop)[1:]  # the first one is the task's
-    assert notes[0].startswith("Recovery 'soft' took 3.0 s for 2 models")
+    assert notes[0].startswith("Recovery 'soft' took 4.0 s for 3 models")
     assert "+0.100 on average" in notes[0]
-    assert notes[1] == "a: recovery took 2.0 s and changed quality from 0.500 to 0.800."
-    assert notes[2] == "b: recovery took 1.0 s and changed quality from 0.700 to 0.600."
-    assert len(notes) == 3
+    assert notes[1] == "a: recovery took 2.0 s and changed quality from 0.500 to 0.830."
+    assert notes[2] == "b: recovery took 1.0 s and changed quality from 0.700 to 0.670."
+    assert notes[3].startswith("c: recovery took 1.0 s and was undone") and len(notes) == 4
     assert RunState.load(tmp_path).recoveries == shop.state.recoveries
 
 

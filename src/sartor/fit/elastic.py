@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sartor.core import Elastic, Engine, Task
 from sartor.fit.planner import Scored
 from sartor.fit.progress import Progress
+from sartor.fit.ranking import ranking_batches
 from sartor.fit.saving import saving_recipe, training_record
 from sartor.fit.workshop import Workshop
 from sartor.train import History, TrainSettings, train
 
-__all__ = ["RANKING_INPUTS", "score", "train_elastic"]
-
-#: selection inputs on which every configuration is ranked
-RANKING_INPUTS = 512
+__all__ = ["score", "train_elastic"]
 
 
 def train_elastic(
@@ -63,7 +60,7 @@ def score(
 ) -> list[Scored]:
     """FLOPs, and quality on the first selection data, of every configuration or of some."""
     net.eval()
-    batches = _first(task, RANKING_INPUTS)
+    batches = ranking_batches(task)
     scored = []
     for index in range(len(net.configs)) if among is None else among:
         name = net.configs[index].name
@@ -72,15 +69,3 @@ def score(
         scored.append(Scored(index=index, name=name, flops=net.flops(index), accuracy=quality))
         progress.advance(name)
     return scored
-
-
-def _first(task: Task, count: int) -> list[Any]:
-    """Batches of the selection data, held in memory, until there are ``count`` inputs."""
-    batches: list[Any] = []
-    seen = 0
-    for batch in task.selection:
-        batches.append(batch)
-        seen += len(batch[0])
-        if seen >= count:
-            break
-    return batches

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sartor.core import Budget, Frontier, MissingPackageError, Point
 from sartor.core.files import atomic_path, sha256
@@ -119,9 +120,11 @@ def _recovered(workshop: Workshop) -> tuple[str, ...]:
         f"by {statistics.mean(gains.values()):+.3f} on average (validation data, before it and as "
         "deployed)."
     )
-    each = (
-        f"{id}: recovery took {float(r['seconds']):.1f} s and changed {metric} from "
-        f"{float(r['before']):.3f} to {state.candidates[id].accuracy:.3f}."
-        for id, r in made.items()
-    )
-    return (total, *each)
+    return (total, *(_told(id, r, state.candidates[id].accuracy, metric) for id, r in made.items()))
+
+
+def _told(id: str, recovery: Mapping[str, Any], accuracy: float, metric: str) -> str:
+    took = f"{id}: recovery took {float(recovery['seconds']):.1f} s and"
+    if not recovery["kept"]:
+        return f"{took} was undone, as the model was better on the selection data without."
+    return f"{took} changed {metric} from {float(recovery['before']):.3f} to {accuracy:.3f}."

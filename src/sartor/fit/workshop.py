@@ -4,6 +4,7 @@ files.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from torch import nn
 
 from sartor.core import Family, Measurement, Move, MoveContext, Recipe, SartorError, Target, Task
 from sartor.core.files import write_json
+from sartor.fit.ranking import ranking_batches
 from sartor.fit.saving import step_bytes, training_record
 from sartor.fit.settings import FitSettings
 from sartor.fit.state import Candidate, RunState
@@ -142,6 +144,8 @@ class Workshop:
     def recover(self, id: str, model: nn.Module) -> None:
         """Distil the largest anchor into a changed model, in place, and remember what that cost.
 
+        A model that is worse for it on the selection data gets its weights back.
+
         Args:
             id: of the candidate that it becomes.
             model: trained in place.
@@ -152,12 +156,20 @@ class Workshop:
         if not self.settings.recovery_epochs:
             model.eval()
             return
+        task, ranking = self.task, ranking_batches(self.task)
+        weights = copy.deepcopy(model.state_dict())
         with torch.inference_mode():
-            before = float(self.task.evaluate(model.eval(), self.task.validation))
+            before = float(task.evaluate(model.eval(), task.validation))
+            ranked = float(task.evaluate(model, ranking))
         report = self.teaching.recover(model)
+        with torch.inference_mode():
+            kept = float(task.evaluate(model.eval(), ranking)) >= ranked
+        if not kept:
+            model.load_state_dict(weights)
         self.state.recoveries[id] = {
             "distiller": self.teaching.distiller(model),
             "before": before,
+            "kept": kept,
             "seconds": report.seconds,
             "bridges": list(report.bridges),
         }
