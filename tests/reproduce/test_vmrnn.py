@@ -56,7 +56,7 @@ def test_the_rules_hold_for_a_net_that_learned() -> None:
     ("changed", "growth", "asked"),
     [
         ({OURS: forecast(1.5), CONVLSTM: forecast(1.9)}, 4.0, "mean frame"),
-        ({CONVLSTM: forecast(1.2)}, 4.0, "of the ConvLSTM"),
+        ({CONVLSTM: forecast(1.2)}, 4.0, "in equal time"),
         ({}, 6.1, "time of the scan"),
     ],
 )
