@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.core import DataError, FamilyError
@@ -54,3 +55,18 @@ def test_unknown_candidates_are_refused(name: str) -> None:
 
 def test_windows_of_names() -> None:
     assert [window(n) for n in ("skip", "max3", "avg7", "sep")] == [1, 3, 7, 1]
+
+
+@pytest.mark.parametrize("size", [3, 7])
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_windows_are_torch_s(kind: str, size: int) -> None:
+    """Values and gradients, for maps that torch pools in another order."""
+    x = torch.randn(2, 6, 5, 8, generator=torch.Generator().manual_seed(0)).relu()
+    pool = {"max": F.max_pool2d, "avg": F.avg_pool2d}[kind]
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ours, theirs = WindowPool(kind, size)(found), pool(expected, size, 1, size // 2)
+    assert ours.is_contiguous()
+    torch.testing.assert_close(ours, theirs)
+    for y in (ours, theirs):
+        (y * torch.arange(8.0)).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad)
