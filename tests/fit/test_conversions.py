@@ -44,7 +44,7 @@ def check_files(frontier: Frontier, folder: Path, task: Task) -> None:
 
 def test_ecoformer_in_a_run(tmp_path: Path) -> None:
     """Models with fewer tokens than its usual anchors are hashed all the same."""
-    family, task = Family(tiny_vit_family().members[2:]), tiny_task()
+    family, task = Family(tiny_vit_family(depth=1).members[2:]), tiny_task()
     settings = FitSettings(
         moves=("prune", "ecoformer"), prune_ratios=(0.5,), recovery_epochs=1, costs=("flops",)
     )
@@ -62,7 +62,7 @@ class QuickSPViT(SPViTMove):
 
 def test_spvit_in_a_run_and_int8_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sartor.moves.spvit.SPViTMove", QuickSPViT)
-    family, task = Family(tiny_vit_family().members[2:]), tiny_task()
+    family, task = Family(tiny_vit_family(depth=1).members[2:]), tiny_task()
     settings = FitSettings(moves=("spvit", "int8-static"), recovery_epochs=1)
     frontier = fit(family, task, out=tmp_path / "run", settings=settings)
     assert {"vit-32+spvit", "vit-32+spvit+int8-static"} <= points(frontier).keys()
