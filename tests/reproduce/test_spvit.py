@@ -11,6 +11,7 @@ from sartor.testing import EvidenceContract
 
 FOUND = Architecture(kinds=("conv3x3", "attention", "skip"), units=((0, 1, 2), (3,), ()))
 GOOD = Outcome(
+    ratio=0.6,
     architecture=FOUND,
     gates=0.5,
     realised=0.602,
@@ -22,15 +23,19 @@ GOOD = Outcome(
     random=(0.33, 0.34),
     random_macs=(0.6, 0.6),
 )
+LOW = replace(GOOD, ratio=0.4, gates=0.42, realised=0.4, searched=0.3)
 
 
 def test_good_figures_pass() -> None:
-    checks = judge([GOOD])
+    checks = judge([{0.6: GOOD, 0.4: LOW}])
     assert all(check.passed for check in checks if check.decides)
-    assert [c.asked.split(",")[0] for c in checks if not c.decides] == [
-        "the same off the target by the gates alone",
-        "accuracy against the dense net trained further",
-    ]
+    reported = {c.asked.split(",")[0]: c.measured for c in checks if not c.decides}
+    assert reported == {
+        "the same at 0.4": pytest.approx(-0.035),
+        "multiply-adds off the target by the gates alone": pytest.approx(1 / 6),
+        "accuracy at 0.6 against the dense net trained further": pytest.approx(-0.01),
+        "accuracy at 0.4 against the dense net trained further": pytest.approx(-0.05),
+    }
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,8 @@ def test_good_figures_pass() -> None:
     ],
 )
 def test_each_rule_can_fail(changed: dict, asked: str) -> None:
-    failed = [c.asked for c in judge([replace(GOOD, **changed)]) if c.decides and not c.passed]
+    checks = judge([{0.6: replace(GOOD, **changed), 0.4: LOW}])
+    failed = [c.asked for c in checks if c.decides and not c.passed]
     assert len(failed) == 1 and asked in failed[0]
 
 

@@ -2,18 +2,19 @@
 
 Claims: (a) the search ends within 5 % of the multiply-adds that were asked for, and without penalty
 leaves the model whole; (b) the derived net gives what the searched one gave; (c) after the same
-further training it is as accurate as nets of the same parts at random places.
+further training it is as accurate as nets of the same parts at random places. The card asks for 0.6
+of the multiply-adds, which thinner feed-forward layers alone can reach; at 0.4 attention must go.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
-from sartor.reproduce.spvit_training import RATIO, Outcome, outcome
+from sartor.reproduce.spvit_training import RATIOS, Outcome, outcomes
 
 __all__ = ["run"]
 
@@ -33,28 +34,30 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     seeds = SEEDS[:1] if quick else SEEDS
     with training_threads(params=0):
-        outcomes = [outcome(seed, **(QUICK if quick else FULL)) for seed in seeds]
-    checks = judge(outcomes)
+        results = [outcomes(seed, **(QUICK if quick else FULL)) for seed in seeds]
+    first = [result[RATIOS[0]] for result in results]
     return Evidence(
         slug="spvit",
         claim="One search with shared weights turns attention into convolutions and thins "
         "feed-forward layers to a cost that is asked for, better than chance.",
         measure="validation accuracy, searched against random architectures of the same parts",
-        baseline=statistics.mean(_random(one) for one in outcomes),
-        measured=statistics.mean(one.searched for one in outcomes),
-        checks=checks,
+        baseline=statistics.mean(map(_random, first)),
+        measured=statistics.mean(one.searched for one in first),
+        checks=judge(results),
         tables={
             "Nets on digits": [
-                row for s, one in zip(seeds, outcomes, strict=True) for row in rows(s, one)
+                row for s, result in zip(seeds, results, strict=True) for row in rows(s, result)
             ],
             "What the search chose": [
                 {
+                    "asked": one.ratio,
                     "seed": s,
                     "block": i,
                     "attention becomes": kind,
                     "hidden units": len(one.architecture.units[i]),
                 }
-                for s, one in zip(seeds, outcomes, strict=True)
+                for s, result in zip(seeds, results, strict=True)
+                for one in result.values()
                 for i, kind in enumerate(one.architecture.kinds)
             ],
         },
@@ -63,7 +66,7 @@ def run(quick: bool = False) -> Evidence:
             "kind may never be picked.",
             "Penalty, rates and steps were set once, before the run. The epochs of the dense net "
             "were chosen on the selection data of seeds 3 and 4, so that it is trained out when "
-            "the search begins.",
+            "the search begins; 0.4 was added after a look at the same data.",
         ),
         seeds=seeds,
         seconds=time.perf_counter() - started,
@@ -74,51 +77,80 @@ def _random(one: Outcome) -> float:
     return statistics.mean(one.random)
 
 
-def rows(seed: int, one: Outcome) -> list[Row]:
+def rows(seed: int, result: Mapping[float, Outcome]) -> list[Row]:
     """Share of the multiply-adds and accuracy of each net of a seed."""
-    shares = (1.0, 1.0, one.realised, *one.random_macs)
-    accuracies = (one.before, one.dense, one.searched, *one.random)
-    draws = (f"random, draw {i}" for i in range(len(one.random)))
-    names = ("dense, before", "dense", "searched", *draws)
+    whole = result[RATIOS[0]]
+    nets = [("dense, before", 1.0, whole.before), ("dense", 1.0, whole.dense)]
+    for one in result.values():
+        nets.append((f"searched for {one.ratio}", one.realised, one.searched))
+        nets += [
+            (f"random for {one.ratio}, draw {i}", share, accuracy)
+            for i, (share, accuracy) in enumerate(zip(one.random_macs, one.random, strict=True))
+        ]
     return [
         {"net": name, "seed": seed, "multiply-adds": share, "accuracy": accuracy}
-        for name, share, accuracy in zip(names, shares, accuracies, strict=True)
+        for name, share, accuracy in nets
     ]
 
 
-def judge(outcomes: Sequence[Outcome]) -> tuple[Check, ...]:
-    """The card's pass rules."""
-    gain = statistics.mean(one.searched - _random(one) for one in outcomes)
+def judge(results: Sequence[Mapping[float, Outcome]]) -> tuple[Check, ...]:
+    """The card's pass rules; what only 0.4 of the multiply-adds shows is reported.
+
+    Args:
+        results: outcomes by ratio, a mapping for each seed.
+    """
+    every = [one for result in results for one in result.values()]
+
+    def mean(of: Callable[[Outcome], float], ratio: float) -> float:
+        return statistics.mean(of(result[ratio]) for result in results)
+
+    def over_random(one: Outcome) -> float:
+        return one.searched - _random(one)
+
+    card, low = RATIOS
     return (
         Check(
             asked="multiply-adds off the target, in units of it, most",
-            measured=max(abs(one.realised / RATIO - 1) for one in outcomes),
+            measured=max(abs(one.realised / one.ratio - 1) for one in every),
             limit=OFF,
             relation="<=",
         ),
         Check(
             asked="multiply-adds that a search without penalty leaves, least",
-            measured=min(one.free for one in outcomes),
+            measured=min(one.free for one in every),
             limit=FREE,
         ),
         Check(
             asked="difference of searched and derived net's outputs, most",
-            measured=max(one.difference for one in outcomes),
+            measured=max(one.difference for one in every),
             limit=EQUAL,
             relation="<=",
         ),
-        Check(asked="accuracy against random architectures, mean", measured=gain, limit=-LOSS),
         Check(
-            asked="the same off the target by the gates alone, before the cut was moved",
-            measured=max(abs(one.gates / RATIO - 1) for one in outcomes),
+            asked=f"accuracy against random architectures at {card}, mean",
+            measured=mean(over_random, card),
+            limit=-LOSS,
+        ),
+        Check(
+            asked=f"the same at {low}",
+            measured=mean(over_random, low),
+            limit=-LOSS,
+            decides=False,
+        ),
+        Check(
+            asked="multiply-adds off the target by the gates alone, before the cut was moved",
+            measured=max(abs(one.gates / one.ratio - 1) for one in every),
             limit=OFF,
             relation="<=",
             decides=False,
         ),
-        Check(
-            asked="accuracy against the dense net trained further, mean",
-            measured=statistics.mean(one.searched - one.dense for one in outcomes),
-            limit=0.0,
-            decides=False,
+        *(
+            Check(
+                asked=f"accuracy at {ratio} against the dense net trained further, mean",
+                measured=mean(lambda one: one.searched - one.dense, ratio),
+                limit=0.0,
+                decides=False,
+            )
+            for ratio in RATIOS
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,20 @@ from sartor.data import digits_task
 from sartor.nn.sources import seeded
 from sartor.train import TrainSettings, train
 
-__all__ = ["Outcome", "outcome", "shuffled"]
+__all__ = ["Outcome", "outcomes", "shuffled"]
 
-LR, TUNE_LR, DRAWS, RATIO = 2e-3, 1e-3, 2, 0.6
-CONFIG = SPViTConfig(ratio=RATIO, arch_lr=2e-2, lam_rel=60.0, lr=5e-4)
+LR, TUNE_LR, DRAWS = 2e-3, 1e-3, 2
+#: shares of the multiply-adds that are asked for; the card's comes first
+RATIOS = (0.6, 0.4)
+CONFIG = SPViTConfig(arch_lr=2e-2, lam_rel=60.0, lr=5e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One seed.
+    """One seed and one share of multiply-adds.
 
     Attributes:
+        ratio: that was asked for.
         architecture: that the search found.
         gates: multiply-adds that the gates alone chose, as a share of the whole model's.
         realised: the same after the cut between hidden units was moved to meet the target.
@@ -41,6 +44,7 @@ class Outcome:
         random_macs: shares of the random nets.
     """
 
+    ratio: float
     architecture: Architecture
     gates: float
     realised: float
@@ -53,8 +57,8 @@ class Outcome:
     random_macs: tuple[float, ...]
 
 
-def outcome(seed: int, *, epochs: int, steps: int, tune_epochs: int) -> Outcome:
-    """Train, search, derive, train further; and the same for random architectures."""
+def outcomes(seed: int, *, epochs: int, steps: int, tune_epochs: int) -> dict[float, Outcome]:
+    """Train, search, derive, train further, and the same for random architectures; by ratio."""
     task = digits_task(batch_size=64, seed=seed, noise=0.3)
     with seeded(seed):
         dense: nn.Module = require("timm.models.vision_transformer").VisionTransformer(
@@ -69,12 +73,11 @@ def outcome(seed: int, *, epochs: int, steps: int, tune_epochs: int) -> Outcome:
             global_pool="avg",
         )
     _train(dense, task, seed, epochs, LR)
-    pairs, images = list(task.train), task.batch(256)
-    free = _searched(dense, pairs, seed, max(1, steps // 3), lam_rel=0.0)
-    search = _searched(dense, pairs, seed, steps, lam_rel=CONFIG.lam_rel)
-    gates = search.macs().item()
-    found = search.meet_target_()
-    whole = search.dense_macs
+    with seeded(seed):
+        pairs, images = list(task.train), task.batch(256)
+    first = replace(CONFIG, seed=seed, steps=steps, ratio=RATIOS[0])
+    free = _searched(dense, pairs, replace(first, steps=max(1, steps // 3), lam_rel=0.0))
+    before = task.evaluate(dense, task.validation)
 
     def tuned(net: nn.Module) -> float:
         _train(net, task, seed, tune_epochs, TUNE_LR)
@@ -85,27 +88,36 @@ def outcome(seed: int, *, epochs: int, steps: int, tune_epochs: int) -> Outcome:
         estimate_norms_(net, images)
         return net
 
-    draws = [shuffled(found, 192, seed=seed * DRAWS + i) for i in range(DRAWS)]
-    return Outcome(
-        architecture=found,
-        gates=gates / whole,
-        realised=search.macs().item() / whole,
-        free=free.macs().item() / whole,
-        difference=_difference(search, found, images),
-        before=task.evaluate(dense, task.validation),
-        dense=tuned(copy.deepcopy(dense)),
-        searched=tuned(derived(found)),
-        random=tuple(tuned(derived(draw)) for draw in draws),
-        random_macs=tuple(_macs(search, draw) / whole for draw in draws),
-    )
+    longer = tuned(copy.deepcopy(dense))
+    made = {}
+    for ratio in RATIOS:
+        search = _searched(dense, pairs, replace(first, ratio=ratio))
+        gates, whole = search.macs().item(), search.dense_macs
+        found = search.meet_target_()
+        draws = [shuffled(found, 192, seed=seed * DRAWS + i) for i in range(DRAWS)]
+        made[ratio] = Outcome(
+            ratio=ratio,
+            architecture=found,
+            gates=gates / whole,
+            realised=search.macs().item() / whole,
+            free=free.macs().item() / whole,
+            difference=_difference(search, found, images),
+            before=before,
+            dense=longer,
+            searched=tuned(derived(found)),
+            random=tuple(tuned(derived(draw)) for draw in draws),
+            random_macs=tuple(_macs(search, draw) / whole for draw in draws),
+        )
+    return made
 
 
 def _searched(
-    dense: nn.Module, pairs: list[tuple[Tensor, Tensor]], seed: int, steps: int, *, lam_rel: float
+    dense: nn.Module, pairs: list[tuple[Tensor, Tensor]], config: SPViTConfig
 ) -> SinglePathSearch:
-    target = CONFIG.ratio * cost_bounds(dense)[1]
-    config = SPViTConfig(steps=steps, lr=CONFIG.lr, arch_lr=CONFIG.arch_lr, seed=seed)
-    search = SinglePathSearch(copy.deepcopy(dense), target, lam_rel=lam_rel, alpha=CONFIG.alpha)
+    target = config.ratio * cost_bounds(dense)[1]
+    search = SinglePathSearch(
+        copy.deepcopy(dense), target, lam_rel=config.lam_rel, alpha=config.alpha
+    )
     search_(search, pairs, lambda m, x, y: F.cross_entropy(m(x), y), config)
     return search
 
