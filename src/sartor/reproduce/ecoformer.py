@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from sartor.core.packages import require
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.nn.attention_energy import Energy, attention_energy
 from sartor.nn.ecoformer import BACKBONES
@@ -57,7 +58,7 @@ def run(quick: bool = False) -> Evidence:
     energies = {size: backbone_energy(size) for size in PUBLISHED}
     softmax = backbone_energy("b0", eco=False)
     with training_threads(params=0):
-        outcomes = [outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in seeds]
+        outcomes = [outcome(seed, QUICK_EPOCHS if quick else EPOCHS) for seed in each(seeds)]
     checks = judge([(energies[s], PUBLISHED[s]) for s in PUBLISHED], softmax, outcomes)
     return Evidence(
         slug="ecoformer",

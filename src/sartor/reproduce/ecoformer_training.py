@@ -86,7 +86,8 @@ def outcome(seed: int, epochs: int) -> Outcome:
     _train(softmax, task, seed, epochs, LR)
     longer = copy.deepcopy(softmax)
     _train(longer, task, seed, max(1, epochs // 2), TUNE_LR)
-    images = task.batch(FIT_IMAGES)
+    with seeded(seed):
+        images = task.batch(FIT_IMAGES)
     codes = {}
     for kind in (FITTED, EVERY, RANDOM, SIGN):
         net = converted(softmax, images, kind, seed)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.spvit_training import RATIOS, Outcome, outcomes
@@ -34,7 +35,7 @@ def run(quick: bool = False) -> Evidence:
     started = time.perf_counter()
     seeds = SEEDS[:1] if quick else SEEDS
     with training_threads(params=0):
-        results = [outcomes(seed, **(QUICK if quick else FULL)) for seed in seeds]
+        results = [outcomes(seed, **(QUICK if quick else FULL)) for seed in each(seeds)]
     first = [result[RATIOS[0]] for result in results]
     return Evidence(
         slug="spvit",
