@@ -186,8 +186,9 @@ def test_a_method_has_its_files(row: registry.Method) -> None:
     assert page.is_file(), f"{page.relative_to(ROOT)} is missing"
     if row.reproduce:
         stem = row.slug.replace("-", "_")
-        assert (SOURCE / row.role / f"{stem}.py").is_file()
-        assert (ROOT / "tests" / row.role / f"test_{stem}.py").is_file()
+        source, tests = SOURCE / row.role, ROOT / "tests" / row.role
+        assert (source / f"{stem}.py").is_file() or (source / stem / "__init__.py").is_file()
+        assert (tests / f"test_{stem}.py").is_file() or any((tests / stem).glob("test_*.py"))
         assert row.reproduce == f"sartor.reproduce.{stem}"
         assert callable(importlib.import_module(row.reproduce).run)
 

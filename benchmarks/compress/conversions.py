@@ -42,7 +42,7 @@ from sartor.moves.litv2 import HiLoMove
 from sartor.moves.spvit import SPViTMove
 from sartor.nn import tiny_vit
 from sartor.nn.sources import seeded
-from sartor.nn.spvit import BACKBONES
+from sartor.nn.spvit.backbone import BACKBONES
 from sartor.runtime import OnnxModule, to_onnx
 from sartor.train import train
 

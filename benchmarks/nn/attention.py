@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sartor.core.files import write_json, write_text
 from sartor.measure import environment, latency
-from sartor.nn.hilo import HiLoAttention
+from sartor.nn.litv2.hilo import HiLoAttention
 from sartor.nn.sources import seeded
 
 ROOT = Path(__file__).parents[2]

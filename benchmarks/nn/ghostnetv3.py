@@ -18,7 +18,7 @@ import torch
 from sartor.core import Target
 from sartor.core.files import write_json
 from sartor.measure import environment, latency
-from sartor.nn.ghostnetv3 import fold
+from sartor.nn.ghostnetv3.branches import fold
 from sartor.nn.sources import seeded
 from sartor.runtime import OnnxModule, target_threads, to_onnx
 

@@ -19,10 +19,10 @@ import torch
 
 from sartor.core.files import write_json
 from sartor.measure import environment
-from sartor.nn.ddim import vector_sampler
 from sartor.nn.sources import seeded
+from sartor.nn.t_stitch.ddim import vector_sampler
 from sartor.reproduce.scores import r_squared
-from sartor.stitch.t_stitch_sampler import StitchedSampler, stitch_samplers
+from sartor.stitch.t_stitch.sampler import StitchedSampler, stitch_samplers
 
 R_SQUARED, OVER_LINE, SHARE = 0.98, 1.05, 0.4
 RESULTS = Path(__file__).parents[1] / "results" / "t_stitch.json"

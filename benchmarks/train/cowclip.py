@@ -30,7 +30,7 @@ from sartor.measure import environment
 from sartor.nn import DeepFM
 from sartor.nn.sources import seeded
 from sartor.train import CowClip, cowclip_
-from sartor.train.cowclip import norm_bound
+from sartor.train.cowclip.clip import norm_bound
 
 STEP, LOOP = 1.5, 0.1
 RESULTS = Path(__file__).parents[1] / "results" / "cowclip.json"

@@ -18,7 +18,7 @@ from sartor.core.files import write_json, write_text
 from sartor.measure import environment
 from sartor.reproduce.low_precision_training import FULL, Digits, trained
 from sartor.train import quantize
-from sartor.train.low_precision_recipes import RECIPES
+from sartor.train.low_precision.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "low_precision.json"

@@ -11,7 +11,7 @@ from sartor.compress.ecoformer import (
 )
 from sartor.core import DataError, NoEffectError, RecipeError
 from sartor.nn import tiny_vit
-from sartor.nn.eco_attention import EcoAttention
+from sartor.nn.ecoformer.attention import EcoAttention
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 QUICK = {"topk": 5, "num_anchors": 9, "steps": 2}

@@ -45,7 +45,7 @@ def test_cost_is_that_of_the_shorter_sequence() -> None:
 
 def test_dropping_the_class_token_is_hvts_way() -> None:
     """The pooled model is HVT, weight for weight."""
-    from sartor.nn.hvt import HVT, official_key
+    from sartor.nn.hvt.backbone import HVT, official_key
 
     pooled = model()
     report = pool_tokens_(pooled, EXAMPLE, TokenPoolConfig(every=2, keep_class_token=False))

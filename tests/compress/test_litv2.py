@@ -8,8 +8,8 @@ from torch import nn
 from sartor.compress.litv2 import HiLoConfig, hilo_from_attention, install_hilo_, swap_attention_
 from sartor.core import FamilyError, NoEffectError, RecipeError
 from sartor.nn import tiny_vit
-from sartor.nn.hilo import HiLoAttention
-from sartor.nn.token_hilo import TokenHiLo
+from sartor.nn.litv2.hilo import HiLoAttention
+from sartor.nn.litv2.token_hilo import TokenHiLo
 from sartor.testing import tiny_swin_family
 
 

@@ -17,7 +17,7 @@ from sartor.fit import FitSettings, fit
 from sartor.moves.replay import replay
 from sartor.moves.spvit import SPViTMove
 from sartor.nn import build
-from sartor.nn.eco_attention import EcoAttention
+from sartor.nn.ecoformer.attention import EcoAttention
 from sartor.runtime import OnnxModule
 from sartor.testing import tiny_task, tiny_vit_family
 from sartor.train import TrainSettings, train

@@ -9,11 +9,11 @@ from sartor.core import Family, Frontier, Member, Recipe, RecipeError, Step, Tas
 from sartor.data.generation import generation_task
 from sartor.fit import FitSettings, fit
 from sartor.moves.t_stitch import TStitchEngine, TStitchMove
-from sartor.nn.ddim import vector_sampler
 from sartor.nn.sources import seeded
+from sartor.nn.t_stitch.ddim import vector_sampler
 from sartor.testing import MoveContract
 
-FACTORY = "sartor.nn.ddim:vector_sampler"
+FACTORY = "sartor.nn.t_stitch.ddim:vector_sampler"
 
 
 def family(*, num_steps: int = 10) -> Family:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sartor.nn.over_smoothing import Smoothness
+from sartor.nn.bamboo.over_smoothing import Smoothness
 from sartor.reproduce.bamboo import LONGER, MASKED, PLAIN, TUNED, judge, losses, run
 from sartor.reproduce.bamboo_training import DEEP, WIDE, Trained, uniform_attention
 from sartor.reproduce.evidence import Evidence

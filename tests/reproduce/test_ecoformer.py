@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from sartor.nn.attention_energy import Energy
+from sartor.nn.ecoformer.energy import Energy
 from sartor.reproduce.ecoformer import judge, losses, run
 from sartor.reproduce.ecoformer_training import EVERY, FITTED, RANDOM, SIGN, Codes, Outcome
 from sartor.reproduce.evidence import Evidence

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sartor.measure import count_params
-from sartor.nn.ghostnetv3 import expand_for_training
+from sartor.nn.ghostnetv3.branches import expand_for_training
 from sartor.reproduce.evidence import Evidence
 from sartor.reproduce.ghostnetv3 import judge, losses, run
 from sartor.reproduce.ghostnetv3_training import (

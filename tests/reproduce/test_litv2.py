@@ -3,7 +3,7 @@ import functools
 import pytest
 import torch
 
-from sartor.nn.hilo import HiLoAttention
+from sartor.nn.litv2.hilo import HiLoAttention
 from sartor.reproduce.backbone_training import Trained
 from sartor.reproduce.evidence import Evidence
 from sartor.reproduce.litv2 import Outcome, judge, losses, run

@@ -19,7 +19,7 @@ from sartor.reproduce.mesa_training import (
     Trained,
 )
 from sartor.testing import EvidenceContract
-from sartor.train.mesa_settings import MesaReport
+from sartor.train.mesa.settings import MesaReport
 
 ACCURACIES = {EXACT: 0.92, MESA: 0.91, TWO_BITS: 0.80}
 

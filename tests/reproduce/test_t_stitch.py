@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sartor.data.generation import DigitVectors
-from sartor.nn.ddim import vector_sampler
+from sartor.nn.t_stitch.ddim import vector_sampler
 from sartor.reproduce.evidence import Evidence
 from sartor.reproduce.t_stitch import run
 from sartor.reproduce.t_stitch_training import SHAPES, cpu_seconds, switched, trained_pair
-from sartor.stitch.t_stitch_sampler import stitch_samplers
+from sartor.stitch.t_stitch.sampler import stitch_samplers
 from sartor.testing import EvidenceContract
 
 

@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from sartor.data.click_log import click_task, draw_click_log
 from sartor.nn.deepfm import DeepFM
 from sartor.train import TrainSettings, save_tensors, train
-from sartor.train.cowclip_optimizer import CowClip, cowclip_adam
-from sartor.train.cowclip_scaling import ScaledRates
+from sartor.train.cowclip.optimizer import CowClip, cowclip_adam
+from sartor.train.cowclip.scaling import ScaledRates
 
 FIELDS, BATCH, STEPS, R = (40, 20, 6), 32, 24, 0.02
 RATES = ScaledRates(lr_dense=1e-2, lr_embedding=1e-2, l2=1e-3)

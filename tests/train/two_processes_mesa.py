@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sartor.nn import tiny_vit
 from sartor.train import TrainSettings, save_tensors, train
-from sartor.train.mesa import mesa_
-from sartor.train.mesa_settings import MesaSettings
+from sartor.train.mesa.context import mesa_
+from sartor.train.mesa.settings import MesaSettings
 
 
 def main(path: str, expected: int) -> None:

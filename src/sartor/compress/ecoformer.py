@@ -20,9 +20,9 @@ from sartor.core.errors import NoEffectError, RecipeError, nearest
 from sartor.core.move import MoveReport
 from sartor.core.packages import require
 from sartor.measure import count_flops, count_params
-from sartor.nn.attention_energy import attention_energy
-from sartor.nn.eco_attention import EcoAttention
-from sartor.nn.ecoformer import fit_hashes_
+from sartor.nn.ecoformer.attention import EcoAttention
+from sartor.nn.ecoformer.backbone import fit_hashes_
+from sartor.nn.ecoformer.energy import attention_energy
 from sartor.nn.token_grid import token_counts
 
 __all__ = [

@@ -19,8 +19,8 @@ from sartor.core.move import MoveReport
 from sartor.core.packages import require
 from sartor.core.schema import check_keys
 from sartor.measure import count_flops, count_params
+from sartor.nn.hvt.token_pool import TokenPool1d, pooled_length
 from sartor.nn.token_grid import patch_grid, token_counts
-from sartor.nn.token_pool import TokenPool1d, pooled_length
 
 __all__ = ["PooledBlock", "TokenPoolConfig", "install_pools_", "plan_pools", "pool_tokens_"]
 

@@ -21,9 +21,9 @@ from sartor.core.move import MoveReport
 from sartor.core.packages import require
 from sartor.core.schema import check_keys
 from sartor.measure import count_flops, count_params
-from sartor.nn.hilo import HiLoAttention, hilo_heads
+from sartor.nn.litv2.hilo import HiLoAttention, hilo_heads
+from sartor.nn.litv2.token_hilo import TokenHiLo
 from sartor.nn.token_grid import patch_grid, token_counts
-from sartor.nn.token_hilo import TokenHiLo
 
 __all__ = ["HiLoConfig", "hilo_from_attention", "install_hilo_", "plan_hilo", "swap_attention_"]
 

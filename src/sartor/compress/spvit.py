@@ -28,8 +28,8 @@ from sartor.core.errors import DataError, NoEffectError, RecipeError
 from sartor.core.move import MoveReport
 from sartor.measure import count_flops, count_params
 from sartor.nn.sources import seeded
+from sartor.nn.spvit.unified_attention import UnifiedAttention, UnifiedMlp
 from sartor.nn.token_grid import patch_grid
-from sartor.nn.unified_attention import UnifiedAttention, UnifiedMlp
 
 __all__ = [
     "SPViTConfig",

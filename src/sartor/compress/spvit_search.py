@@ -21,9 +21,9 @@ from sartor.compress.spvit_cost import (
     transformer_blocks,
 )
 from sartor.core.errors import FamilyError, RecipeError
-from sartor.nn.single_path_gates import hard_gates
+from sartor.nn.spvit.gates import hard_gates
+from sartor.nn.spvit.unified_attention import KINDS, UnifiedAttention, UnifiedMlp
 from sartor.nn.token_grid import patch_grid
-from sartor.nn.unified_attention import KINDS, UnifiedAttention, UnifiedMlp
 
 __all__ = ["Architecture", "SinglePathSearch"]
 

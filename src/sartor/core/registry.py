@@ -94,7 +94,7 @@ _BUILT_IN = (
         role="stitch",
         summary="let a small diffusion model take the early denoising steps, a large one the rest",
         source="Pan et al., 2024, arXiv 2402.14167",
-        verb="sartor.stitch.t_stitch:TrajectoryStitcher",
+        verb="sartor.stitch.t_stitch.assignment:TrajectoryStitcher",
         move="sartor.moves.t_stitch:TStitchMove",
         engine="sartor.moves.t_stitch:TStitchEngine",
         reproduce="sartor.reproduce.t_stitch",
@@ -128,7 +128,7 @@ _BUILT_IN = (
         role="train",
         summary="distil several trained classifiers into one small one without any data",
         source="Hao, Luo, Wang, Hu, An, IEEE TMM 2022, arXiv 2205.11845",
-        verb="sartor.train.cdfkd_mfs:distill_data_free",
+        verb="sartor.train.cdfkd_mfs.distiller:distill_data_free",
         reproduce="sartor.reproduce.cdfkd_mfs",
     ),
     Method(
@@ -136,7 +136,7 @@ _BUILT_IN = (
         role="train",
         summary="an optimiser like Adam that keeps about half of its state",
         source="Luo et al., ACL 2023, arXiv 2307.02047",
-        verb="sartor.train.came:CAME",
+        verb="sartor.train.came.optimizer:CAME",
         reproduce="sartor.reproduce.came",
     ),
     Method(
@@ -144,7 +144,7 @@ _BUILT_IN = (
         role="train",
         summary="train click-through models at a large batch: clip embedding rows by id counts",
         source="Zheng et al., AAAI 2023, arXiv 2204.06240",
-        verb="sartor.train.cowclip_optimizer:CowClip",
+        verb="sartor.train.cowclip.optimizer:CowClip",
         reproduce="sartor.reproduce.cowclip",
     ),
     Method(
@@ -152,7 +152,7 @@ _BUILT_IN = (
         role="train",
         summary="see when repeated data begin to hurt, and switch dropout on late",
         source="Xue et al., NeurIPS 2023, arXiv 2305.13230",
-        verb="sartor.train.token_crisis_dropout:DropoutSchedule",
+        verb="sartor.train.token_crisis.dropout:DropoutSchedule",
         reproduce="sartor.reproduce.token_crisis",
     ),
     Method(
@@ -160,7 +160,7 @@ _BUILT_IN = (
         role="nn",
         summary="a pyramid with attention in its last two stages alone, merging deformable windows",
         source="Pan, Zhuang, He, Liu, Cai, AAAI 2022, arXiv 2105.14217",
-        verb="sartor.nn.lit:LIT",
+        verb="sartor.nn.lit.backbone:LIT",
         reproduce="sartor.reproduce.lit",
     ),
     Method(
@@ -168,7 +168,7 @@ _BUILT_IN = (
         role="nn",
         summary="HiLo attention: heads for windows and for the pooled map; pyramids made of it",
         source="Pan, Cai, Zhuang, NeurIPS 2022, arXiv 2205.13213",
-        verb="sartor.nn.litv2:LITv2",
+        verb="sartor.nn.litv2.backbone:LITv2",
         move="sartor.moves.litv2:HiLoMove",
         reproduce="sartor.reproduce.litv2",
     ),
@@ -177,7 +177,7 @@ _BUILT_IN = (
         role="nn",
         summary="pool the tokens of a vision transformer between its blocks",
         source="Pan, Zhuang, Liu, He, Cai, ICCV 2021, arXiv 2103.10619",
-        verb="sartor.nn.hvt:HVT",
+        verb="sartor.nn.hvt.backbone:HVT",
         move="sartor.moves.hvt:TokenPoolMove",
         reproduce="sartor.reproduce.hvt",
     ),
@@ -186,7 +186,7 @@ _BUILT_IN = (
         role="nn",
         summary="searched cells of poolings that widen the receptive field of residual blocks",
         source="Dong et al., MultiMedia Modeling 2023",
-        verb="sartor.nn.autorf:insert_rf_cells",
+        verb="sartor.nn.autorf.cell:insert_rf_cells",
         reproduce="sartor.reproduce.autorf",
     ),
     Method(
@@ -194,7 +194,7 @@ _BUILT_IN = (
         role="nn",
         summary="branches for training that fold into the plain convolution",
         source="Liu et al., 2024, arXiv 2404.11202",
-        verb="sartor.nn.ghostnetv3:expand_for_training",
+        verb="sartor.nn.ghostnetv3.branches:expand_for_training",
         reproduce="sartor.reproduce.ghostnetv3",
     ),
     Method(
@@ -202,7 +202,7 @@ _BUILT_IN = (
         role="nn",
         summary="each block of a light network chooses a pooling, and so its receptive field",
         source="Dong et al., ICASSP 2023, arXiv 2301.10038",
-        verb="sartor.nn.meta_pooling:insert_meta_pooling",
+        verb="sartor.nn.meta_pooling.layer:insert_meta_pooling",
         reproduce="sartor.reproduce.meta_pooling",
     ),
     Method(
@@ -210,7 +210,7 @@ _BUILT_IN = (
         role="nn",
         summary="attention linear in the tokens on learned binary codes of queries and keys",
         source="Liu, Pan, He, Cai, Zhuang, NeurIPS 2022, arXiv 2209.09004",
-        verb="sartor.nn.eco_attention:EcoAttention",
+        verb="sartor.nn.ecoformer.attention:EcoAttention",
         move="sartor.moves.ecoformer:EcoMove",
         reproduce="sartor.reproduce.ecoformer",
     ),
@@ -219,7 +219,7 @@ _BUILT_IN = (
         role="nn",
         summary="deeper and narrower transformers, masked autoencoding, how alike tokens become",
         source="Xue et al., ICML 2023, arXiv 2205.10505",
-        verb="sartor.nn.bamboo:bamboo",
+        verb="sartor.nn.bamboo.backbone:bamboo",
         reproduce="sartor.reproduce.bamboo",
     ),
     Method(
@@ -227,7 +227,7 @@ _BUILT_IN = (
         role="train",
         summary="train with exact forward passes and 8-bit copies of the activations",
         source="Pan, Chen, He, Liu, Cai, Zhuang, 2021, arXiv 2111.11124",
-        verb="sartor.train.mesa:mesa_",
+        verb="sartor.train.mesa.context:mesa_",
         reproduce="sartor.reproduce.mesa",
     ),
     Method(
@@ -235,7 +235,7 @@ _BUILT_IN = (
         role="train",
         summary="skip a random half of the samples that are learned already, weight the rest",
         source="Qin et al., ICLR 2024, arXiv 2303.04947",
-        verb="sartor.train.infobatch_data:prune_data",
+        verb="sartor.train.infobatch.data:prune_data",
         reproduce="sartor.reproduce.infobatch",
     ),
     Method(
@@ -243,7 +243,7 @@ _BUILT_IN = (
         role="train",
         summary="train with 8, 4 or fewer bits, natively where possible, emulated elsewhere",
         source="Hao et al., 2025, arXiv 2505.01043",
-        verb="sartor.train.low_precision:prepare_low_precision_",
+        verb="sartor.train.low_precision.prepare:prepare_low_precision_",
         reproduce="sartor.reproduce.low_precision",
     ),
     Method(
@@ -251,7 +251,7 @@ _BUILT_IN = (
         role="nn",
         summary="forecast frames with recurrent cells of selective scans, in plain PyTorch",
         source="Tang, Dong, Tang, Chu, Liang, CVPR 2024 workshops, arXiv 2403.16536",
-        verb="sartor.nn.vmrnn:VMRNN",
+        verb="sartor.nn.vmrnn.forecaster:VMRNN",
         reproduce="sartor.reproduce.vmrnn",
     ),
     Method(
@@ -259,7 +259,7 @@ _BUILT_IN = (
         role="nn",
         summary="send tokens and channels to experts in the last blocks of a Mixer",
         source="Lou, Xue, Zheng, You, 2021, arXiv 2109.02008",
-        verb="sartor.nn.sparse_mlp:sparse_mlp",
+        verb="sartor.nn.sparse_mlp.backbone:sparse_mlp",
         reproduce="sartor.reproduce.sparse_mlp",
     ),
     Method(

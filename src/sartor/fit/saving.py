@@ -13,8 +13,8 @@ from sartor.core import Target
 from sartor.fit.words import bytes_text
 from sartor.measure import peak_memory_bytes
 from sartor.train import History, Recipe, TrainSettings, repeated_blocks
-from sartor.train.recipe_setup import Setup
-from sartor.train.recipe_switches import set_up
+from sartor.train.recipe.setup import Setup
+from sartor.train.recipe.switches import set_up
 
 __all__ = ["SAVINGS", "saved_text", "saving_recipe", "step_bytes", "training_record"]
 

@@ -21,7 +21,7 @@ from sartor.core import (
     Task,
 )
 from sartor.core.schema import check_keys
-from sartor.stitch.t_stitch_sampler import StitchedSampler, stitch_samplers
+from sartor.stitch.t_stitch.sampler import StitchedSampler, stitch_samplers
 
 __all__ = ["TStitchEngine", "TStitchMove"]
 

@@ -25,15 +25,15 @@ __all__ = ["BACKBONES", "default_cfgs"]
 
 #: where the records are, in the order in which they are listed
 _TABLES = (
-    "sartor.nn.bamboo:BACKBONES",
-    "sartor.nn.ecoformer:BACKBONES",
-    "sartor.nn.hvt:BACKBONES",
-    "sartor.nn.lit:BACKBONES",
-    "sartor.nn.litv2:BACKBONES",
-    "sartor.nn.meta_pooling:BACKBONES",
-    "sartor.nn.rf_resnet:BACKBONES",
-    "sartor.nn.sparse_mlp:BACKBONES",
-    "sartor.nn.spvit:BACKBONES",
+    "sartor.nn.bamboo.backbone:BACKBONES",
+    "sartor.nn.ecoformer.backbone:BACKBONES",
+    "sartor.nn.hvt.backbone:BACKBONES",
+    "sartor.nn.lit.backbone:BACKBONES",
+    "sartor.nn.litv2.backbone:BACKBONES",
+    "sartor.nn.meta_pooling.layer:BACKBONES",
+    "sartor.nn.autorf.resnet:BACKBONES",
+    "sartor.nn.sparse_mlp.backbone:BACKBONES",
+    "sartor.nn.spvit.backbone:BACKBONES",
 )
 
 #: every backbone of sartor's, by its name in timm

@@ -13,9 +13,9 @@ from torch import nn
 from sartor.core import Task
 from sartor.data import digits_task
 from sartor.measure import count_params
-from sartor.nn.autorf import attention_slots, insert_rf_cells
-from sartor.nn.rf_gates import ChannelGate
-from sartor.nn.rf_resnet import cifar_resnet
+from sartor.nn.autorf.cell import attention_slots, insert_rf_cells
+from sartor.nn.autorf.gates import ChannelGate
+from sartor.nn.autorf.resnet import cifar_resnet
 from sartor.nn.sources import seeded
 from sartor.reproduce.autorf_training import Trained, random_genotype
 from sartor.train import ASAM

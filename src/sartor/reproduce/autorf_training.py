@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.measure import count_params
-from sartor.nn.autorf import RFCell
-from sartor.nn.autorf_search import DifferentiableSearch, SearchCell
-from sartor.nn.rf_gates import ChannelGate
-from sartor.nn.rf_genotype import GENOTYPES, Genotype
-from sartor.nn.rf_ops import SPACES
+from sartor.nn.autorf.cell import RFCell
+from sartor.nn.autorf.gates import ChannelGate
+from sartor.nn.autorf.genotype import GENOTYPES, Genotype
+from sartor.nn.autorf.ops import SPACES
+from sartor.nn.autorf.search import DifferentiableSearch, SearchCell
 from sartor.nn.sources import seeded
 from sartor.reproduce.two_dots import two_dots
 

@@ -17,8 +17,8 @@ import torch
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_params
-from sartor.nn.bamboo import bamboo
-from sartor.nn.bamboo_plan import ViTSize, equal_budget
+from sartor.nn.bamboo.backbone import bamboo
+from sartor.nn.bamboo.plan import ViTSize, equal_budget
 from sartor.reproduce.bamboo_training import (
     DEEP,
     FULL,

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sartor.core import Task
 from sartor.data import digits_task
-from sartor.nn.bamboo import bamboo
-from sartor.nn.masked_autoencoder import MaskedAutoencoder
-from sartor.nn.over_smoothing import Smoothness, over_smoothing_report
+from sartor.nn.bamboo.backbone import bamboo
+from sartor.nn.bamboo.masked_autoencoder import MaskedAutoencoder
+from sartor.nn.bamboo.over_smoothing import Smoothness, over_smoothing_report
 from sartor.nn.sources import seeded
 from sartor.reproduce.evidence import Row
 from sartor.train import TrainSettings, train

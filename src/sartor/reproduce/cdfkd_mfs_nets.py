@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sartor.core import DataError, Task
-from sartor.nn.multi_head import (
+from sartor.nn.cdfkd_mfs.multi_head import (
     LastBlockHead,
     MultiHeadStudent,
     SepConv,

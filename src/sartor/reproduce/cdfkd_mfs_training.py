@@ -19,15 +19,15 @@ from sartor.core import Task
 from sartor.core.task import accuracy
 from sartor.data import digits_task
 from sartor.measure import count_params
-from sartor.nn.head_attention import AttentiveStudent
-from sartor.nn.image_generators import ImageGenerator
-from sartor.nn.multi_head import MultiHeadStudent
+from sartor.nn.cdfkd_mfs.head_attention import AttentiveStudent
+from sartor.nn.cdfkd_mfs.image_generators import ImageGenerator
+from sartor.nn.cdfkd_mfs.multi_head import MultiHeadStudent
 from sartor.nn.sources import seeded
 from sartor.reproduce.cdfkd_mfs_nets import conv_student, conv_teacher, sealed
 from sartor.train import TrainSettings, train
-from sartor.train.cdfkd_mfs import distill_data_free
-from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
-from sartor.train.head_attention import fit_head_attention_
+from sartor.train.cdfkd_mfs.distiller import distill_data_free
+from sartor.train.cdfkd_mfs.head_attention import fit_head_attention_
+from sartor.train.cdfkd_mfs.settings import DataFreeSettings, DataFreeWeights
 
 __all__ = [
     "ATTENTION",

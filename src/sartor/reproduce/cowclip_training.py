@@ -15,8 +15,8 @@ from sartor.data.auc import roc_auc
 from sartor.data.click_log import CARDINALITIES, ClickLog, draw_click_log
 from sartor.nn.deepfm import DeepFM
 from sartor.nn.sources import seeded
-from sartor.train.cowclip_optimizer import CowClip, cowclip_adam
-from sartor.train.cowclip_scaling import (
+from sartor.train.cowclip.optimizer import CowClip, cowclip_adam
+from sartor.train.cowclip.scaling import (
     ScaledRates,
     cowclip_scaling,
     dense_warmup,

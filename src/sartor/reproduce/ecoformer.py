@@ -17,8 +17,8 @@ import torch
 from sartor.core.packages import require
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
-from sartor.nn.attention_energy import Energy, attention_energy
-from sartor.nn.ecoformer import BACKBONES
+from sartor.nn.ecoformer.backbone import BACKBONES
+from sartor.nn.ecoformer.energy import Energy, attention_energy
 from sartor.reproduce.ecoformer_training import (
     EVERY,
     FITTED,

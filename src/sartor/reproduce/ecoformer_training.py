@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from sartor.core import Task
 from sartor.core.packages import require
 from sartor.data import digits_task
-from sartor.nn.attention_energy import eco_operations, softmax_operations
-from sartor.nn.eco_attention import EcoAttention
-from sartor.nn.ecoformer import fit_hashes_
-from sartor.nn.kernel_hash import sign_code
-from sartor.nn.kernel_hash_fit import pair_targets
+from sartor.nn.ecoformer.attention import EcoAttention
+from sartor.nn.ecoformer.backbone import fit_hashes_
+from sartor.nn.ecoformer.energy import eco_operations, softmax_operations
+from sartor.nn.ecoformer.hash_fit import pair_targets
+from sartor.nn.ecoformer.hash_function import sign_code
 from sartor.nn.sources import seeded
 from sartor.train import TrainSettings, train
 

@@ -18,7 +18,7 @@ from sartor.core.packages import require
 from sartor.data import digits_task
 from sartor.losses import Outputs
 from sartor.measure import count_flops, count_params
-from sartor.nn.ghostnetv3 import expand_for_training, fold
+from sartor.nn.ghostnetv3.branches import expand_for_training, fold
 from sartor.nn.sources import seeded
 from sartor.train import CompactRecipe, prepare_compact
 

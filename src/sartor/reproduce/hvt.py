@@ -16,7 +16,7 @@ from torch import nn
 from sartor.core.packages import require
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
-from sartor.nn.hvt import HVT
+from sartor.nn.hvt.backbone import HVT
 from sartor.reproduce.backbone_training import SIDE, Trained, enlarged_digits, step_times, trained
 from sartor.reproduce.evidence import Check, Evidence
 

@@ -20,8 +20,8 @@ from sartor.core.modes import eval_mode
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
-from sartor.nn.deformable_merging import DeformableTokenMerging
-from sartor.nn.lit import LIT
+from sartor.nn.lit.backbone import LIT
+from sartor.nn.lit.deformable_merging import DeformableTokenMerging
 from sartor.reproduce.backbone_training import SIDE, Trained, enlarged_digits, step_times, trained
 from sartor.reproduce.evidence import Check, Evidence
 

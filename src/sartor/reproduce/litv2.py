@@ -18,8 +18,8 @@ from torch import nn
 
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
-from sartor.nn.hilo import HiLoAttention
-from sartor.nn.litv2 import LITv2
+from sartor.nn.litv2.backbone import LITv2
+from sartor.nn.litv2.hilo import HiLoAttention
 from sartor.nn.sources import seeded
 from sartor.reproduce.backbone_training import Trained, enlarged_digits, trained
 from sartor.reproduce.evidence import Check, Evidence

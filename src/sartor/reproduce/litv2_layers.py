@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sartor.core.modes import eval_mode
 from sartor.core.packages import require
 from sartor.measure import latency
-from sartor.nn.hilo import HiLoAttention
+from sartor.nn.litv2.hilo import HiLoAttention
 from sartor.nn.sources import seeded
 
 __all__ = ["Timing", "high_shares", "layer_shares", "time_layers"]

@@ -17,8 +17,8 @@ from sartor.core.packages import require
 from sartor.data import digits_task
 from sartor.nn.sources import seeded
 from sartor.train import TrainSettings, train
-from sartor.train.mesa import Mesa, mesa_
-from sartor.train.mesa_settings import MesaReport, MesaSettings
+from sartor.train.mesa.context import Mesa, mesa_
+from sartor.train.mesa.settings import MesaReport, MesaSettings
 
 __all__ = [
     "ATTENTIONS",

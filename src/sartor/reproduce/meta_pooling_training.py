@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.measure import count_params
-from sartor.nn.meta_pooling import MetaPooling, meta_poolings
-from sartor.nn.meta_pooling_search import PMPL
+from sartor.nn.meta_pooling.layer import MetaPooling, meta_poolings
+from sartor.nn.meta_pooling.search import PMPL
 from sartor.nn.sources import seeded
 from sartor.reproduce.two_dots import two_dots
 

@@ -19,8 +19,8 @@ from sartor.core import Task
 from sartor.data import digits_task
 from sartor.measure import count_flops, count_params
 from sartor.nn.sources import seeded
-from sartor.nn.sparse_mixer import aux_loss, routing_report
-from sartor.nn.sparse_mlp import sparse_mlp
+from sartor.nn.sparse_mlp.backbone import sparse_mlp
+from sartor.nn.sparse_mlp.mixer import aux_loss, routing_report
 from sartor.train import TrainSettings, train
 
 __all__ = [

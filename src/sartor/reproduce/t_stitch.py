@@ -19,7 +19,7 @@ from sartor.data.generation import digit_vectors, energy_distance
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
 from sartor.measure import count_flops
-from sartor.nn.ddim import DDIMSampler
+from sartor.nn.t_stitch.ddim import DDIMSampler
 from sartor.reproduce.evidence import Evidence
 from sartor.reproduce.mosaic import mosaic
 from sartor.reproduce.t_stitch_training import (
@@ -39,7 +39,7 @@ from sartor.reproduce.t_stitch_verdict import (
     rows,
     time_rows,
 )
-from sartor.stitch.t_stitch_sampler import stitch_samplers
+from sartor.stitch.t_stitch.sampler import stitch_samplers
 
 __all__ = ["run"]
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sartor.data.generation import DigitVectors, energy_distance
-from sartor.nn.ddim import DDIMSampler, DDIMSchedule
-from sartor.nn.mlp_denoiser import MLPDenoiser
 from sartor.nn.sources import seeded
-from sartor.stitch.t_stitch_denoiser import StitchedDenoiser
-from sartor.stitch.t_stitch_sampler import StitchedSampler
+from sartor.nn.t_stitch.ddim import DDIMSampler, DDIMSchedule
+from sartor.nn.t_stitch.mlp_denoiser import MLPDenoiser
+from sartor.stitch.t_stitch.denoiser import StitchedDenoiser
+from sartor.stitch.t_stitch.sampler import StitchedSampler
 
 __all__ = ["SHAPES", "STEPS", "cpu_seconds", "distance", "switched", "trained_pair"]
 

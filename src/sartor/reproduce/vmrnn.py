@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from sartor.fit.progress import each
 from sartor.fit.threads import training_threads
-from sartor.nn.selective_scan import selective_scan
+from sartor.nn.vmrnn.scan import selective_scan
 from sartor.reproduce.evidence import Check, Evidence, Row
 from sartor.reproduce.over_seeds import columns, mean
 from sartor.reproduce.vmrnn_training import (

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sartor.data import bump_sprite, moving_frames
 from sartor.measure import count_params
 from sartor.nn.sources import seeded
-from sartor.nn.vmrnn import VMRNN, forecast_loss, roll_out
+from sartor.nn.vmrnn.forecaster import VMRNN, forecast_loss, roll_out
 from sartor.train import TrainSettings, train
 
 __all__ = [

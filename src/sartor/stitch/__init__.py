@@ -18,15 +18,15 @@ from sartor.stitch.scalenet import count_executed_params, param_groups, scale_de
 from sartor.stitch.shared_blocks import ParallelAdapter, check_tied, tie_, tied_names
 from sartor.stitch.sn_net import StitchSettings, stitch
 from sartor.stitch.sn_netv2 import TwoWayNetwork, TwoWaySettings, flops_sampler, stitch_two_way
-from sartor.stitch.t_stitch import TrajectoryConfig, TrajectoryStitcher
-from sartor.stitch.t_stitch_denoiser import StitchedDenoiser, check_denoisers
-from sartor.stitch.t_stitch_pipeline import (
+from sartor.stitch.t_stitch.assignment import TrajectoryConfig, TrajectoryStitcher
+from sartor.stitch.t_stitch.denoiser import StitchedDenoiser, check_denoisers
+from sartor.stitch.t_stitch.pipeline import (
     stitch_pipeline_,
     stitched_pipeline,
     unstitch_pipeline_,
 )
-from sartor.stitch.t_stitch_sampler import StitchedSampler, stitch_samplers
-from sartor.stitch.trajectory import (
+from sartor.stitch.t_stitch.sampler import StitchedSampler, stitch_samplers
+from sartor.stitch.t_stitch.trajectory import (
     allocations_within,
     predicted_time,
     step_allocation,

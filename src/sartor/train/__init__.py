@@ -1,9 +1,11 @@
 """Training: the one loop, its schedule and its checkpoints, and distillation on it."""
 
 from sartor.train.asam import ASAM, asam_perturbation
-from sartor.train.came import CAME
-from sartor.train.came_state import optimizer_state_bytes
-from sartor.train.cdfkd_mfs import DataFreeDistiller, DataFreeHistory, distill_data_free
+from sartor.train.came.optimizer import CAME
+from sartor.train.came.state import optimizer_state_bytes
+from sartor.train.cdfkd_mfs.distiller import DataFreeDistiller, DataFreeHistory, distill_data_free
+from sartor.train.cdfkd_mfs.head_attention import fit_head_attention_
+from sartor.train.cdfkd_mfs.settings import DataFreeSettings, DataFreeWeights
 from sartor.train.checkpoint import load_checkpoint, load_tensors, save_tensors, tensor_shapes
 from sartor.train.checkpointing import checkpoint_blocks_, repeated_blocks
 from sartor.train.compact_recipe import (
@@ -12,56 +14,54 @@ from sartor.train.compact_recipe import (
     auto_ema_decay,
     prepare_compact,
 )
-from sartor.train.cowclip import cowclip_, norm_bound
-from sartor.train.cowclip_optimizer import CowClip, cowclip_adam
-from sartor.train.cowclip_scaling import (
+from sartor.train.cowclip.clip import cowclip_, norm_bound
+from sartor.train.cowclip.optimizer import CowClip, cowclip_adam
+from sartor.train.cowclip.scaling import (
     ScaledRates,
     cowclip_scaling,
     dense_warmup,
     linear_scaling,
     sqrt_scaling,
 )
-from sartor.train.data_free_settings import DataFreeSettings, DataFreeWeights
 from sartor.train.distill import DistillReport, distill
 from sartor.train.fixed_view import never_varies
-from sartor.train.head_attention import fit_head_attention_
-from sartor.train.infobatch import LossPruningSampler
-from sartor.train.infobatch_data import IndexedDataset, prune_data
-from sartor.train.infobatch_draw import InfoBatchSettings
-from sartor.train.infobatch_loss import PruningLoss, pruned_mean
+from sartor.train.infobatch.data import IndexedDataset, prune_data
+from sartor.train.infobatch.draw import InfoBatchSettings
+from sartor.train.infobatch.loss import PruningLoss, pruned_mean
+from sartor.train.infobatch.sampler import LossPruningSampler
 from sartor.train.logit_rows import LogitFormat
 from sartor.train.loop import History, TrainSettings, train
-from sartor.train.low_precision import PrecisionReport, prepare_low_precision_
-from sartor.train.low_precision_adamw import low_bit_adamw, state_bytes
-from sartor.train.low_precision_formats import Format
-from sartor.train.low_precision_gradients import (
+from sartor.train.low_precision.adamw import low_bit_adamw, state_bytes
+from sartor.train.low_precision.formats import Format
+from sartor.train.low_precision.gradients import (
     ErrorFeedback,
     quantize_gradient,
     sign_gradient,
     top_k_gradient,
 )
-from sartor.train.low_precision_linear import LinearPrecision, LowPrecisionLinear, hadamard_rotate
-from sartor.train.low_precision_qat import LearnedStep, bake_steps_, learn_steps_
-from sartor.train.low_precision_quantize import QTensor, Quantizer, quantize
-from sartor.train.low_precision_recipes import PrecisionRecipe, low_precision_recipe
-from sartor.train.low_precision_rounding import StochasticRounding, stochastic_round_bf16
-from sartor.train.low_precision_schedule import PrecisionSchedule, cyclic_bits
-from sartor.train.mesa import Mesa, mesa_
-from sartor.train.mesa_settings import MesaReport, MesaSettings
+from sartor.train.low_precision.linear import LinearPrecision, LowPrecisionLinear, hadamard_rotate
+from sartor.train.low_precision.prepare import PrecisionReport, prepare_low_precision_
+from sartor.train.low_precision.qat import LearnedStep, bake_steps_, learn_steps_
+from sartor.train.low_precision.quantize import QTensor, Quantizer, quantize
+from sartor.train.low_precision.recipes import PrecisionRecipe, low_precision_recipe
+from sartor.train.low_precision.rounding import StochasticRounding, stochastic_round_bf16
+from sartor.train.low_precision.schedule import PrecisionSchedule, cyclic_bits
+from sartor.train.mesa.context import Mesa, mesa_
+from sartor.train.mesa.settings import MesaReport, MesaSettings
 from sartor.train.progressive import ProgressiveSchedule
-from sartor.train.recipe import Recipe
+from sartor.train.recipe.recipe import Recipe
 from sartor.train.strong_recipe import STRONG_RECIPES, StrongRecipe, strong_recipe
 from sartor.train.teacher_cache import TeacherCache, cache_teacher
-from sartor.train.token_crisis import DataBudget, data_budget_report
-from sartor.train.token_crisis_dropout import DropoutSchedule, dropout_rate
-from sartor.train.token_crisis_monitor import (
+from sartor.train.token_crisis.budget import DataBudget, data_budget_report
+from sartor.train.token_crisis.dropout import DropoutSchedule, dropout_rate
+from sartor.train.token_crisis.monitor import (
     OverfitMonitor,
     OverfitReport,
     RepetitionRow,
     repetition_sweep,
 )
-from sartor.train.token_crisis_proxy import Top1Experts, balance_loss, moe_proxy, sweep_dropout
-from sartor.train.token_crisis_sites import DropoutSite, dropout_sites, insert_dropout_
+from sartor.train.token_crisis.proxy import Top1Experts, balance_loss, moe_proxy, sweep_dropout
+from sartor.train.token_crisis.sites import DropoutSite, dropout_sites, insert_dropout_
 
 __all__ = [
     "ASAM",

@@ -22,7 +22,7 @@ from sartor.losses.taps import FeatureTaps
 from sartor.nn.sources import seeded
 from sartor.train.loop import History, TrainSettings, train
 from sartor.train.per_sample import per_sample
-from sartor.train.recipe import Recipe
+from sartor.train.recipe.recipe import Recipe
 from sartor.train.teacher import Teacher
 from sartor.train.teacher_cache import TeacherCache
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from sartor.core.errors import ArtifactError, TrainingError
 from sartor.train.checkpoint import load_checkpoint, save_checkpoint
 from sartor.train.job import Job, OptimizerFactory, prepare_job
-from sartor.train.recipe import Recipe
-from sartor.train.recipe_setup import Setup
-from sartor.train.recipe_switches import set_up
+from sartor.train.recipe.recipe import Recipe
+from sartor.train.recipe.setup import Setup
+from sartor.train.recipe.switches import set_up
 from sartor.train.schedule import warmup_cosine
 from sartor.train.settings import History, TrainSettings
 
@@ -57,7 +57,7 @@ def train(
         loss: (model, inputs, targets, ...) -> scalar, or (B,), one of each sample, whose mean is
             taken; a recipe that leaves samples out needs the latter.
         settings: see :class:`TrainSettings`; an elastic model names what is not decayed.
-        recipe: what makes the training cheaper, see :class:`~sartor.train.recipe.Recipe`; the
+        recipe: what makes the training cheaper, see :class:`~sartor.train.Recipe`; the
             history says what that changed.
         optimizer: makes the optimiser from parameter groups, each with ``params``, ``lr`` and
             ``weight_decay``; the schedule scales the ``lr`` of each of its groups. None: AdamW.

@@ -1,0 +1,1 @@
+"""T-Stitch: denoisers small enough for tests, and their sampler."""
