@@ -21,6 +21,7 @@ from sartor.nn.backbone import Backbone
 from sartor.nn.hvt.keys import official_key
 from sartor.nn.hvt.size import HVTSize
 from sartor.nn.hvt.token_pool import TokenPool1d, resize_sequence
+from sartor.nn.linear_init import init_linear_
 from sartor.nn.map_positions import resize_positions
 from sartor.nn.pyramid_parts import PyramidStage, drop_path_rates
 
@@ -88,7 +89,7 @@ class HVT(nn.Module):
         self.norm = _LAYER_NORM(dim)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._classifier()
-        self.apply(_init)
+        self.apply(init_linear_)
 
     def _block(self, drop_path: float) -> nn.Module:
         block: nn.Module = require("timm.models.vision_transformer").Block(
@@ -202,13 +203,6 @@ def _side(img_size: int | tuple[int, int]) -> int:
     if height != width:
         raise FamilyError(f"HVT takes square images, got an img_size of {height} x {width}.")
     return height
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _backbone(name: str, heads: int, pool_every: int | None) -> Backbone:

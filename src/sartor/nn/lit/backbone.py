@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sartor.core.errors import DataError, FamilyError
 from sartor.core.packages import require
 from sartor.nn.backbone import Backbone
+from sartor.nn.linear_init import init_linear_
 from sartor.nn.lit.deformable_merging import DeformableTokenMerging
 from sartor.nn.lit.keys import official_key
 from sartor.nn.lit.relative_attention import MapAttention, resize_bias_table
@@ -123,7 +124,7 @@ class LIT(Pyramid):
             eps=eps,
             drop_rate=drop_rate,
             global_pool=global_pool,
-            init=_init,
+            init=init_linear_,
         )
         self.sizes = sizes
         self.img_size = (sizes[0][0] * patch_size, sizes[0][1] * patch_size)
@@ -191,13 +192,6 @@ def _check_positions(pos: str, global_pool: str) -> None:
             f"LIT has relative or absolute positions, and a class token with absolute ones alone, "
             f"got pos={pos!r} and global_pool={global_pool!r}."
         )
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 _SMALL: dict[str, Any] = {

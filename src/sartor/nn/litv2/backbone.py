@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sartor.nn.backbone import Backbone
+from sartor.nn.linear_init import init_linear_
 from sartor.nn.lit.deformable_merging import DeformableTokenMerging
 from sartor.nn.litv2.conv_ffn import ConvFfn
 from sartor.nn.litv2.hilo import HiLoAttention
@@ -123,11 +124,8 @@ def official_key(name: str) -> str | None:
 
 
 def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, ConvFfn):
+    init_linear_(module)
+    if isinstance(module, ConvFfn):
         nn.init.normal_(module.dwconv.weight, std=math.sqrt(2 / 9))  # fan out of one 3 x 3 kernel
         nn.init.zeros_(module.dwconv.bias)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sartor.core.errors import FamilyError
 from sartor.core.packages import require
 from sartor.nn.backbone import Backbone
+from sartor.nn.linear_init import init_linear_
 from sartor.nn.spvit.bottleneck_conv import BottleneckConv
 from sartor.nn.spvit.keys import plain_state
 from sartor.nn.spvit.unified_attention import KINDS, NoBranch
@@ -74,7 +75,7 @@ def spvit_deit(
             )
         block.mlp = mlp(embed_dim, width)
         for part in (block.attn, block.mlp):
-            part.apply(_init)
+            part.apply(init_linear_)
     made: nn.Module = model
     return made
 
@@ -90,13 +91,6 @@ def _transformer() -> type:
             return plain_state(state)
 
     return SPViT
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _backbone(
