@@ -56,7 +56,7 @@ class Schedule:
     batch: int
 
 
-FULL = Schedule(sequences=1000, epochs=6, batch=8)
+FULL = Schedule(sequences=900, epochs=6, batch=8)
 #: a smoke test whose numbers mean little
 QUICK = Schedule(sequences=100, epochs=1, batch=16)
 
