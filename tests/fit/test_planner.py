@@ -76,6 +76,8 @@ def test_helping_means_faster_beyond_noise_or_smaller():
     assert not helps(point("c", 0.9, 9.5, iqr=1).values, parent)[0]
     assert helps(point("c", 0.9, 12, size=50).values, parent)[0]
     assert "latency 10 -> 12 ms" in helps(point("c", 0.9, 12).values, parent)[1]
+    said = helps(point("c", 0.9, 9.5, iqr=1).values, parent)[1]
+    assert said.startswith("neither smaller nor faster beyond the spread of 1 ms on this target: ")
 
 
 def test_judge_drops_what_gained_nothing_even_if_it_is_accurate():
@@ -91,7 +93,7 @@ def test_judge_drops_what_gained_nothing_even_if_it_is_accurate():
     status = {p.id: p.status for p in rows}
     assert status == {"a": "frontier", "a+x": "dropped", "b": "dominated", "c": "frontier"}
     reasons = {p.id: p.reason for p in rows}
-    assert reasons["a+x"].startswith("int8-static is neither faster nor smaller on this target")
+    assert reasons["a+x"].startswith("int8-static is neither smaller nor faster on this target")
     assert reasons["b"].startswith("a is as accurate") and not reasons["a"]
 
 

@@ -96,7 +96,7 @@ class Composer:
             )
             useful, said = helps(child, parent)
             if not useful:
-                state.barred[_kind(variant)] = f"neither faster nor smaller on this target: {said}"
+                state.barred[_kind(variant)] = said
         state.save()
 
 

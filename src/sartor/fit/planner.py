@@ -116,7 +116,7 @@ def twins(shapes: Mapping[str, Hashable]) -> dict[str, str]:
 
 
 def helps(child: Mapping[str, float], parent: Mapping[str, float]) -> tuple[bool, str]:
-    """Whether a move made a model faster or smaller in the target, and the sentence that says so.
+    """Whether a move made a model faster or smaller in the target, and the words for it if not.
 
     Faster means by more than the spread of the two measurements: the sum of their half
     interquartile ranges.
@@ -124,7 +124,9 @@ def helps(child: Mapping[str, float], parent: Mapping[str, float]) -> tuple[bool
     gain = parent["latency_ms"] - child["latency_ms"]
     noise = (child["latency_iqr_ms"] + parent["latency_iqr_ms"]) / 2
     smaller = child["size_bytes"] < parent["size_bytes"]
+    beyond = f" beyond the spread of {noise:.2g} ms" if 0 < gain <= noise else ""
     said = (
+        f"neither smaller nor faster{beyond} on this target: "
         f"latency {parent['latency_ms']:.3g} -> {child['latency_ms']:.3g} ms, "
         f"size {parent['size_bytes'] / 1e6:.3g} -> {child['size_bytes'] / 1e6:.3g} MB"
     )
@@ -148,7 +150,7 @@ def judge(points: Sequence[Point], costs: Sequence[str]) -> list[Point]:
             alive.append(point)
         else:
             move = point.recipe.moves[-1]
-            reason = f"{move} is neither faster nor smaller on this target: {said}"
+            reason = f"{move} is {said}"
             judged.append(replace(point, status="dropped", reason=reason))
     front = non_dominated(alive, costs)
     for point in alive:
