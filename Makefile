@@ -26,7 +26,7 @@ demo: $(USE)
 test: $(WORK)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --dist loadfile
 
 test-slow: $(WORK)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
