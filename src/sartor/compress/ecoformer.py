@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.compress.plain_attention import reason_to_stay
 from sartor.core.errors import NoEffectError, RecipeError, nearest
 from sartor.core.move import MoveReport
 from sartor.core.packages import require
@@ -222,16 +223,7 @@ def _kinds() -> tuple[type[Any], ...]:
 def _reason_to_stay(attention: Any) -> str:
     if hasattr(attention, "kv"):
         return "it pools its keys" if attention.pool is not None else ""
-    if attention.attn_dim != attention.qkv.in_features:
-        return "its heads are fewer than its channels"
-    if attention.proj.out_features != attention.attn_dim:
-        return "it changes the number of channels"
-    parts = (attention.q_norm, attention.k_norm, attention.norm)
-    if getattr(attention, "gate", None) is not None or any(
-        not isinstance(part, nn.Identity) for part in parts
-    ):
-        return "it normalises or gates inside"
-    return ""
+    return reason_to_stay(attention)
 
 
 def _count(model: nn.Module, example: Tensor) -> dict[str, float]:

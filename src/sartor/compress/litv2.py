@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.compress.plain_attention import reason_to_stay
 from sartor.core.errors import NoEffectError, RecipeError
 from sartor.core.move import MoveReport
 from sartor.core.packages import require
@@ -198,16 +199,7 @@ def _choose_heads(attention: Any, config: HiLoConfig) -> tuple[list[int], list[i
 def _reason_to_stay(attention: Any, prefix: int) -> str:
     if prefix < 0:
         return "its tokens are no map of patches"
-    if attention.attn_dim != attention.qkv.in_features:
-        return "its heads are fewer than its channels"
-    if attention.proj.out_features != attention.attn_dim:
-        return "it changes the number of channels"
-    parts = (attention.q_norm, attention.k_norm, attention.norm)
-    if getattr(attention, "gate", None) is not None or any(
-        not isinstance(part, nn.Identity) for part in parts
-    ):
-        return "it normalises or gates inside"
-    return ""
+    return reason_to_stay(attention)
 
 
 def _count(model: nn.Module, example: Tensor) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from sartor.compress.plain_attention import reason_to_stay
 from sartor.core.errors import FamilyError
 from sartor.nn.token_grid import patch_grid
 
@@ -92,12 +93,11 @@ def _entries(model: nn.Module) -> list[Any]:
 
 
 def _plain(block: Any) -> bool:
-    attn, mlp = block.attn, block.mlp
-    norms = [getattr(attn, name, None) for name in ("q_norm", "k_norm", "norm")]
+    attn = block.attn  # one of timm's, or what an earlier conversion left
     return (
-        all(isinstance(norm, nn.Identity) for norm in (*norms, getattr(mlp, "norm", None)))
-        and getattr(attn, "gate", None) is None
-        and attn.attn_dim == attn.qkv.in_features == attn.proj.out_features
+        hasattr(attn, "attn_dim")
+        and not reason_to_stay(attn)
+        and isinstance(getattr(block.mlp, "norm", None), nn.Identity)
     )
 
 
